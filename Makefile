@@ -1,0 +1,111 @@
+# make run [PORT=8765]   install what is missing, then trace a demo guest and show it in the browser
+# make test              everything that this machine can run;  test-unit, test-kernel, test-browser: a part of it
+# make lint | format     ruff, mypy --strict, clang-format
+# make bench             the figures of the README, measured on this machine
+# make screenshot        frontend/screenshot.png, taken from the real page
+# make clean             remove everything that make created in this directory
+
+PORT ?= 8765
+PYTEST_ARGS ?=
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+GUEST := $(BIN)/exitscope-guest
+GUEST_SOURCES := $(wildcard probes/exitscope_probes/guest/*)
+COMMA := ,
+C_SOURCES = $(wildcard probes/exitscope_probes/bpf/*.[ch] probes/exitscope_probes/guest/*.[ch])
+
+# Debian packages. RUN: bcc, the venv, and a compiler for the demo guest.
+RUN_PACKAGES := ca-certificates python3-venv python3-bpfcc gcc libc6-dev linux-libc-dev
+TEST_PACKAGES := chromium fonts-dejavu-core
+LINT_PACKAGES := clang-format-14
+BENCH_PACKAGES := bpftool bpftrace
+
+APT := deploy/apt-install.sh
+# An unprivileged `make run` goes on without bcc and the guest: it shows the bundled recording.
+RUN_OPTIONAL := $(if $(filter 0,$(shell id -u)),0,1)
+
+.PHONY: run test test-unit test-kernel test-browser lint format bench screenshot clean \
+	run-packages test-packages lint-packages bench-packages dev
+
+run: $(STAMPS)/server $(GUEST)
+	@exec $(BIN)/exitscope demo --port $(PORT)
+
+test: test-packages dev $(GUEST)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-unit: dev
+	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+test-kernel: dev $(GUEST)
+	@$(BIN)/pytest tests/kernel $(PYTEST_ARGS)
+
+test-browser: test-packages dev $(GUEST)
+	@$(BIN)/pytest tests/browser $(PYTEST_ARGS)
+
+lint: lint-packages dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	clang-format-14 --dry-run -Werror $(C_SOURCES)
+
+format: lint-packages dev
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	clang-format-14 -i $(C_SOURCES)
+
+bench: bench-packages test-packages dev $(GUEST)
+	@$(BIN)/python -m tests.bench
+
+screenshot: test-packages dev $(GUEST)
+	@$(BIN)/python -m tests.browser.screenshot frontend/screenshot.png
+
+clean:
+	rm -rf $(VENV) build dist exitscope.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find server probes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+run-packages:
+	@OPTIONAL=$(RUN_OPTIONAL) $(APT) $(RUN_PACKAGES)
+
+test-packages: run-packages
+	@OPTIONAL=$(RUN_OPTIONAL) $(APT) $(TEST_PACKAGES)
+
+lint-packages:
+	@$(APT) $(LINT_PACKAGES)
+
+bench-packages:
+	@$(APT) $(BENCH_PACKAGES)
+
+dev: $(STAMPS)/dev
+
+# Scripts in a venv hold its path: one that came along with a moved or copied checkout is made again.
+$(shell [ ! -e $(STAMPS)/venv ] || [ "$$(cat $(STAMPS)/venv)" = "$(CURDIR)" ] || rm -rf $(VENV))
+
+# --system-site-packages: bcc is reached that way.
+$(STAMPS)/venv: | run-packages
+	@echo "exitscope: creating $(VENV)"
+	@$(PYTHON) -m venv --system-site-packages $(VENV) || \
+		{ echo "exitscope: no venv without Debian's python3-venv (as root: apt-get install python3-venv)" >&2; exit 1; }
+	@mkdir -p $(STAMPS) && echo "$(CURDIR)" >$@
+
+define pip-install
+@$(BIN)/pip -q --disable-pip-version-check --no-input install --editable '.[$(1)]' >$(STAMPS)/pip.log 2>&1 || \
+	{ grep ERROR: $(STAMPS)/pip.log | tail -n 2 >&2; \
+	echo "exitscope: pip could not install what pyproject.toml lists (network?); see $(STAMPS)/pip.log" >&2; exit 1; }
+@touch $@
+endef
+
+$(STAMPS)/server: pyproject.toml $(STAMPS)/venv
+	@echo "exitscope: installing the Python packages"
+	$(call pip-install,server)
+
+$(STAMPS)/dev: pyproject.toml $(STAMPS)/server
+	@echo "exitscope: installing the development tools"
+	$(call pip-install,server$(COMMA)dev)
+
+# Only the demo and the tests need the guest; where it cannot be built they say so.
+$(GUEST): $(GUEST_SOURCES) $(STAMPS)/server
+	@if [ "$$(uname -m)" != x86_64 ]; then echo "exitscope: warning: the guest is for x86-64 only" >&2; \
+	elif ! command -v cc >/dev/null; then echo "exitscope: warning: no C compiler, so no guest" >&2; \
+	else $(BIN)/python -m exitscope_probes.guest.build $@; fi

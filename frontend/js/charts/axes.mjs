@@ -1,0 +1,103 @@
+// @ts-check
+/** What all charts share: the bare layout, the time axis with the window shaded, and ranges that don't jump. */
+import { axisMs } from '../format.mjs';
+
+/**
+ * What a chart draws from.
+ * @typedef {object} View
+ * @property {Record<string, any>} frame  S4 frame
+ * @property {import('../series.mjs').Series} series
+ * @property {number} windowNs @property {number} spanNs @property {number} clockMs
+ * @property {string} revision  changes when a zoom makes no sense any more
+ *
+ * What a chart answers: Plotly's traces and layout, the same in a sentence, a note in place of an
+ * empty picture, and the modes that its legend names.
+ * @typedef {{traces: object[], layout: Record<string, any>, summary: string, note?: string, legend?: string[]}} Figure
+ * @typedef {import('../theme.mjs').Palette} Palette
+ */
+
+/** @param {Palette} palette @returns {Record<string, any>} */
+export function layoutOf(palette) {
+  return {
+    paper_bgcolor: 'rgba(0,0,0,0)',
+    plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { family: palette.font, size: 11, color: palette.muted },
+    margin: { l: 56, r: 12, t: 8, b: 26 },
+    showlegend: false,
+    hovermode: 'x unified',
+    hoverlabel: { bgcolor: palette.card, bordercolor: palette.grid, font: { family: palette.font, size: 12, color: palette.text } },
+    dragmode: 'zoom',
+    bargap: 0.3,
+  };
+}
+
+/** The moments of the columns on Plotly's date axis. @param {View} view */
+export function times(view) {
+  return view.series.timesNs.map((ns) => axisMs(ns / 1e6 + view.clockMs));
+}
+
+/** @param {View} view @param {Palette} palette @param {Record<string, any>} [more] */
+export function timeAxis(view, palette, more = {}) {
+  const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
+  return {
+    type: 'date', range: [end - view.spanNs / 1e6, end], tickformat: '%H:%M:%S', hoverformat: '%H:%M:%S', nticks: 6,
+    showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
+    ...more,
+  };
+}
+
+/** A value axis with ready-made ticks. @param {Palette} palette @param {{values: number[], labels: string[]}} ticks @param {Record<string, any>} more */
+export function valueAxis(palette, ticks, more) {
+  return {
+    tickmode: 'array', tickvals: ticks.values, ticktext: ticks.labels, gridcolor: palette.grid, gridwidth: 1,
+    zeroline: false, showline: false, fixedrange: true, ...more,
+  };
+}
+
+/** The window that the numbers on the page are about, shaded. @param {View} view @param {Palette} palette @param {string} [xref] */
+export function windowShape(view, palette, xref = 'x') {
+  const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
+  return {
+    type: 'rect', layer: 'below', xref, yref: `${xref === 'x' ? 'x' : xref} domain`.replace('x', 'y'),
+    x0: end - view.windowNs / 1e6, x1: end, y0: 0, y1: 1, line: { width: 0 }, fillcolor: palette.window,
+  };
+}
+
+/** A range that grows at once and shrinks only after it has been too wide for a while. */
+export class Calm {
+  /** @param {number} [patience] updates before it shrinks */
+  constructor(patience = 12) {
+    this.patience = patience;
+    this.revision = '';
+    this.low = Infinity;
+    this.high = -Infinity;
+    this.waited = 0;
+  }
+
+  /** @param {string} revision @param {number} low @param {number} high @returns {[number, number]} */
+  fit(revision, low, high) {
+    const narrower = low > this.low || high < this.high;
+    this.waited = narrower && !(low < this.low || high > this.high) ? this.waited + 1 : 0;
+    if (revision !== this.revision || this.waited > this.patience) {
+      [this.low, this.high, this.waited] = [low, high, 0];
+    } else {
+      [this.low, this.high] = [Math.min(low, this.low), Math.max(high, this.high)];
+    }
+    this.revision = revision;
+    return [this.low, this.high];
+  }
+}
+
+/** Smallest and largest number among them. @param {(number|null)[][]} lists @returns {[number, number]|null} */
+export function extent(lists) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const list of lists) {
+    for (const value of list) {
+      if (value === null) continue;
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+  }
+  return low <= high ? [low, high] : null;
+}

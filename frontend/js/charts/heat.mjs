@@ -1,0 +1,96 @@
+// @ts-check
+/** Time × vCPU: the p99 latency of every second, on a logarithmic colour scale. */
+import { decades, duration, plain } from '../format.mjs';
+import { Calm, layoutOf, timeAxis, times } from './axes.mjs';
+
+/** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
+const TILED_ROWS = 16;
+const MOST_LABELS = 16;
+
+/** @returns {(view: import('./axes.mjs').View, palette: import('./axes.mjs').Palette) => import('./axes.mjs').Figure} */
+export function heatChart() {
+  const calm = new Calm(20);
+  return (view, palette) => {
+    const rows = view.series.heat;
+    const found = spread(rows);
+    const [lowNs, highNs] = found ?? [1e4, 1e7];
+    const fitted = decades(lowNs, highNs);
+    const [low, high] = calm.fit(view.revision, fitted.low, fitted.high);
+    const ticks = decades(10 ** low, 10 ** high);
+    const vcpus = vcpusOf(view);
+    const several = view.frame.vm === 'all' && vcpus.some((row) => row.vm !== vcpus[0].vm);
+    const gap = rows.length <= TILED_ROWS ? 1 : 0;
+    return {
+      traces: [{
+        type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: rows.map((row) => row.map((ns) => (ns === null ? null : Math.log10(ns)))),
+        hoverinfo: 'none', hoverongaps: false,
+        zmin: low, zmax: high, colorscale: palette.heat, xgap: gap && view.series.timesNs.length <= 150 ? 1 : 0, ygap: gap, zsmooth: false,
+        colorbar: {
+          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks.values.map(Math.log10), ticktext: ticks.labels, len: 1, lenmode: 'fraction',
+          x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 },
+        },
+      }],
+      layout: {
+        ...layoutOf(palette), hovermode: 'closest', margin: { l: several ? 122 : 44, r: 74, t: 6, b: 26 },
+        xaxis: timeAxis(view, palette, { nticks: 9 }),
+        yaxis: { range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
+      },
+      note: found ? undefined : 'No fault in this time',
+      summary: summary(rows, vcpus),
+    };
+  };
+}
+
+/**
+ * About a dozen labelled rows, the first always among them; of several VMs the first row of each.
+ * @param {Row[]} vcpus @param {boolean} several
+ */
+function rowTicks(vcpus, several) {
+  const step = [1, 2, 4, 8, 16, 32, 64, 128].find((size) => vcpus.length / size <= MOST_LABELS) ?? 256;
+  let shown = vcpus.map((_, row) => row).filter((row) => row % step === 0);
+  if (several && step > 1) {
+    const first = vcpus.map((_, row) => row).filter((row) => vcpus[row].vm !== vcpus[row - 1]?.vm);
+    const every = Math.ceil(first.length / MOST_LABELS);
+    shown = first.filter((_, index) => index % every === 0);
+  }
+  return { tickmode: 'array', tickvals: shown, ticktext: shown.map((row) => (several ? plain(`${cut(vcpus[row].vm_name)} ${vcpus[row].vcpu}`) : String(vcpus[row].vcpu))) };
+}
+
+/** @param {string} name */
+const cut = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+
+/** From the 1st percentile to the largest cell: a few odd low cells must not take half of the colours. @param {(number|null)[][]} rows */
+function spread(rows) {
+  const values = /** @type {number[]} */ (rows.flat().filter((ns) => ns !== null && ns > 0)).sort((a, b) => a - b);
+  return values.length ? /** @type {[number, number]} */ ([values[Math.floor(values.length * 0.01)], values[values.length - 1]]) : null;
+}
+
+/** @param {(number|null)[][]} rows @param {Row[]} vcpus */
+function summary(rows, vcpus) {
+  let worst = -1;
+  let longest = 0;
+  rows.forEach((row, index) => {
+    const ns = row.at(-1) ?? 0;
+    if (ns > longest) [worst, longest] = [index, ns];
+  });
+  return worst < 0
+    ? `Latency per vCPU over time, ${rows.length} vCPUs; no fault in the last second.`
+    : `Latency per vCPU over time, ${rows.length} vCPUs. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, p99 ${duration(longest)}.`;
+}
+
+/** @typedef {{vm: string, vm_name: string, vcpu: number}} Row */
+
+/** Which vCPU each row is: the heat of a tick has the order of the frame's list. @param {import('./axes.mjs').View} view @returns {Row[]} */
+function vcpusOf(view) {
+  return view.series.heat.map((_, row) => {
+    const { vm = '', vm_name: name, vcpu = row } = view.frame.vcpus?.[row] ?? {};
+    return { vm, vm_name: name ?? vm, vcpu };
+  });
+}
+
+/** What the hovered cell says. @param {import('./axes.mjs').View} view @param {{x: string, y: number, z: number}} point */
+export function readout(view, point) {
+  const row = vcpusOf(view)[point.y];
+  const vm = view.frame.vm === 'all' && row?.vm_name ? `${row.vm_name} ` : '';
+  return `${vm}vCPU ${row?.vcpu ?? point.y} · ${String(point.x).slice(11, 19)} · p99 ${duration(10 ** point.z)}`;
+}

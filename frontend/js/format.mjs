@@ -1,0 +1,129 @@
+// @ts-check
+/**
+ * The only place where numbers become text: nanoseconds turn into µs, ms and s here, rates get their k and M.
+ * Everything upstream keeps nanoseconds. Every function answers NONE for null, undefined and NaN.
+ */
+
+export const NONE = '–';
+const NBSP = '\u00a0';
+const NS_PER_S = 1e9;
+
+/** @param {unknown} value @returns {value is number} */
+const known = (value) => typeof value === 'number' && Number.isFinite(value);
+
+/** Three significant digits, never an exponent: 1.23, 12.3, 123. @param {number} value */
+function three(value) {
+  const size = Math.abs(value);
+  return value.toFixed(size >= 99.95 ? 0 : size >= 9.995 ? 1 : 2);
+}
+
+/** A length of time: 812 ns, 66.4 µs, 1.32 ms, 4.07 s, 2 min 05 s, 1 h 02 min. @param {number|null|undefined} ns */
+export function duration(ns) {
+  if (!known(ns)) return NONE;
+  if (ns < 999.5) return `${Math.round(ns)}${NBSP}ns`;
+  if (ns < 999.5e3) return `${three(ns / 1e3)}${NBSP}µs`;
+  if (ns < 999.5e6) return `${three(ns / 1e6)}${NBSP}ms`;
+  if (ns < 59.95e9) return `${three(ns / NS_PER_S)}${NBSP}s`;
+  return long(Math.round(ns / NS_PER_S));
+}
+
+/** @param {number} seconds at least 60 */
+function long(seconds) {
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes}${NBSP}min${NBSP}${String(seconds % 60).padStart(2, '0')}${NBSP}s`;
+  return `${Math.floor(minutes / 60)}${NBSP}h${NBSP}${String(minutes % 60).padStart(2, '0')}${NBSP}min`;
+}
+
+/** How long ago, coarse so that it doesn't flicker: 0.4 s, 12 s, 3 min 20 s. @param {number|null|undefined} ns */
+export function age(ns) {
+  if (!known(ns)) return NONE;
+  const seconds = Math.max(0, ns) / NS_PER_S;
+  if (seconds < 9.95) return `${seconds.toFixed(1)}${NBSP}s`;
+  return seconds < 59.5 ? `${Math.round(seconds)}${NBSP}s` : long(Math.round(seconds));
+}
+
+/** An exact count with thousands separated: 12,345. @param {number|null|undefined} value */
+export function count(value) {
+  return known(value) ? Math.round(value).toLocaleString('en-US') : NONE;
+}
+
+/** A short number: 7, 0.42, 812, 12.3k, 4.50M. @param {number|null|undefined} value */
+export function compact(value) {
+  if (!known(value)) return NONE;
+  const size = Math.abs(value);
+  if (size < 999.5) return size === 0 ? '0' : Number.isInteger(value) || size >= 99.95 ? String(Math.round(value)) : trim(three(value));
+  if (size < 999.5e3) return `${three(value / 1e3)}k`;
+  if (size < 999.5e6) return `${three(value / 1e6)}M`;
+  return `${three(value / 1e9)}G`;
+}
+
+/** @param {string} text a decimal number */
+const trim = (text) => text.replace(/\.?0+$/, '');
+
+/** Events per second: 812/s, 12.3k/s. @param {number|null|undefined} perSecond */
+export function rate(perSecond) {
+  return known(perSecond) ? `${compact(perSecond)}/s` : NONE;
+}
+
+/** A share of 1 as per cent: 0 %, 0.4 %, 37 %. @param {number|null|undefined} fraction */
+export function share(fraction) {
+  if (!known(fraction)) return NONE;
+  const percent = fraction * 100;
+  if (percent === 0) return `0${NBSP}%`;
+  if (percent < 0.1) return `<0.1${NBSP}%`;
+  return `${percent < 9.95 ? percent.toFixed(1) : Math.round(percent)}${NBSP}%`;
+}
+
+/** Wall clock of the host's moment in the reader's time zone: 14:03:27. @param {number|null|undefined} wallMs Unix ms */
+export function clock(wallMs) {
+  return known(wallMs) ? new Date(wallMs).toLocaleTimeString('en-GB', { hour12: false }) : NONE;
+}
+
+/** Unix ms as the number that makes a Plotly date axis (which writes UTC) write the reader's time. @param {number} wallMs */
+export function axisMs(wallMs) {
+  return wallMs - new Date(wallMs).getTimezoneOffset() * 60_000;
+}
+
+/** A guest or host address: 0x7f12_3456_7000 without the underscores. @param {number|string|null|undefined} value */
+export function address(value) {
+  if (value === null || value === undefined) return NONE;
+  if (typeof value === 'string') return /^(0x)?[0-9a-f]+$/i.test(value) ? value : NONE;
+  return Number.isFinite(value) ? `0x${value.toString(16)}` : NONE;
+}
+
+/** Foreign text for Plotly, which reads a few tags and entities in its labels: they stay text. @param {string} text */
+export function plain(text) {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+}
+
+/** Label of a span that is a round number of seconds or minutes: 10 s, 2 min. @param {number} ns */
+export function span(ns) {
+  const seconds = Math.round(ns / NS_PER_S);
+  return seconds < 60 || seconds % 60 ? `${seconds}${NBSP}s` : `${seconds / 60}${NBSP}min`;
+}
+
+/**
+ * Whole decades around [lowNs, highNs] for a logarithmic axis of durations, with a label on each.
+ * @param {number} lowNs @param {number} highNs
+ * @returns {{low: number, high: number, values: number[], labels: string[]}} low and high are log10(ns)
+ */
+export function decades(lowNs, highNs) {
+  const low = Math.floor(Math.log10(Math.max(lowNs, 1)) + 1e-9);
+  const high = Math.max(Math.ceil(Math.log10(Math.max(highNs, 1)) - 1e-9), low + 1);
+  const values = [];
+  for (let power = low; power <= high; power += 1) values.push(10 ** power);
+  return { low, high, values, labels: values.map((ns) => duration(ns).replace(/\.0+(?=\D)/, '')) };
+}
+
+/**
+ * A round scale from 0 to at least `high`, 1-2-5 steps, labelled by `label`.
+ * @param {number} high @param {(value: number) => string} label @param {number} [steps]
+ */
+export function scale(high, label, steps = 4) {
+  const rough = Math.max(high, 1e-9) / steps;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((value) => value >= rough * 0.9999) ?? rough;
+  const values = [];
+  for (let index = 0; index * step < high + step * 0.999; index += 1) values.push(index * step);
+  return { high: values[values.length - 1], values, labels: values.map((value) => (value === 0 ? '0' : label(value)).replace(/(\.\d*?)0+(?=\D|$)/, '$1').replace(/\.(?=\D|$)/, '')) };
+}

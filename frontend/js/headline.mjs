@@ -1,0 +1,99 @@
+// @ts-check
+/** The numbers above the charts, and the table of stages under its bars. */
+import { byId, make, setText } from './dom.mjs';
+import { stageModes } from './charts/stages.mjs';
+import { sumOf } from './charts/bars.mjs';
+import { compact, count, duration, rate, share, span } from './format.mjs';
+import { MODE_MEANING, MODES, stageMeaning } from './words.mjs';
+
+/** @param {string} id @param {string} text */
+const put = (id, text) => setText(byId(id), text);
+
+/** @param {Record<string, any>} frame */
+export function showHeadline(frame) {
+  const modes = frame.modes ?? {};
+  const total = MODES.reduce((sum, mode) => sum + (modes[mode]?.rate_per_s ?? 0), 0);
+  put('total-rate', rate(total));
+  put('total-count', `${count(MODES.reduce((sum, mode) => sum + (modes[mode]?.count ?? 0), 0))} faults`);
+  put('total-window', `in ${filled(frame)}`);
+  for (const mode of ['uffd', 'exit']) {
+    const values = modes[mode] ?? {};
+    for (const name of ['p50', 'p99', 'max']) put(`${mode}-${name}`, duration(values.count ? values[name] : null));
+    put(`${mode}-rate`, values.count ? `${rate(values.rate_per_s)} · p90 ${duration(values.p90)}` : 'no faults in this window');
+  }
+  for (const [mode, values] of [...['memory_fault', 'async', 'kernel'].map((name) => [name, modes[name]]), ['other', frame.other]]) {
+    put(`row-${mode}-count`, values?.count ? compact(values.count) : '–');
+    put(`row-${mode}-p50`, duration(values?.count ? values.p50 : null));
+    put(`row-${mode}-p99`, duration(values?.count ? values.p99 : null));
+  }
+  showStalls(frame.vcpus ?? []);
+  put('queue-pending', compact(frame.queue?.pending));
+  put('queue-total', `of ${compact(frame.queue?.total)} waiting`);
+  put('queue-outstanding', `${compact(frame.queue?.outstanding)} being served`);
+  showFills(frame);
+}
+
+/** The window as far as data fills it. @param {Record<string, any>} frame */
+function filled(frame) {
+  const short = frame.window_filled_ns < frame.window_ns * 0.98;
+  return short ? `${span(Math.max(frame.window_filled_ns, 0))} of ${span(frame.window_ns)}` : span(frame.window_ns);
+}
+
+/** @param {{vcpu: number, stall: number}[]} vcpus */
+function showStalls(vcpus) {
+  const worst = vcpus.reduce((a, b) => ((b.stall ?? 0) > (a?.stall ?? -1) ? b : a), /** @type {{vcpu: number, stall: number}|null} */ (null));
+  put('stall-mean', share(worst && vcpus.reduce((sum, row) => sum + (row.stall ?? 0), 0) / vcpus.length));
+  put('stall-worst', worst?.stall ? `worst ${share(worst.stall)}` : '');
+  put('stall-vcpu', worst?.stall ? `vCPU ${worst.vcpu}` : '');
+}
+
+/** @param {Record<string, any>} frame */
+function showFills(frame) {
+  const failed = frame.fills?.failed ?? 0;
+  put('fills-demand', compact(sumOf(frame.fills?.demand)));
+  put('fills-background', `${compact(sumOf(frame.fills?.background))} background`);
+  put('fills-failed', `${compact(failed)} failed`);
+  byId('fills-failed').classList.toggle('bad', failed > 0);
+}
+
+/** Rows of the table of stages; the last one closes the fault in either mode. */
+const ROWS = ['raise', 'notify', 'serve', 'fill', 'wake'];
+let drawnModes = '';
+
+/** @param {Record<string, any>} frame */
+export function showStageTable(frame) {
+  const modes = stageModes(frame.stages);
+  const table = /** @type {HTMLTableElement} */ (byId('stage-table'));
+  if (modes.join() !== drawnModes) build(table, modes);
+  ROWS.forEach((row, index) => {
+    modes.forEach((mode, column) => {
+      const stage = frame.stages?.[mode]?.[row] ?? (row === 'wake' ? frame.stages?.[mode]?.reenter : undefined);
+      ['p50', 'p99'].forEach((name, offset) => setText(table.tBodies[0].rows[index].cells[1 + 2 * column + offset], duration(stage?.count ? stage[name] : null)));
+    });
+  });
+}
+
+/** @param {HTMLTableElement} table @param {string[]} modes */
+function build(table, modes) {
+  drawnModes = modes.join();
+  table.tHead?.remove();
+  for (const body of [...table.tBodies]) body.remove();
+  const head = table.createTHead();
+  const names = head.insertRow();
+  const corner = make('td', '', 'Stage');
+  corner.setAttribute('rowspan', '2');
+  names.append(corner, ...modes.map((mode) => {
+    const cell = make('th', `mode mode-${mode}`, mode);
+    cell.setAttribute('colspan', '2');
+    cell.title = MODE_MEANING[mode] ?? '';
+    return cell;
+  }));
+  head.insertRow().append(...modes.flatMap(() => [make('th', 'number', 'p50'), make('th', 'number', 'p99')]));
+  table.createTBody().append(...ROWS.map((row) => make('tr', '', make('th', 'stage-name', make('i', `dot stage-${row}`), row === 'wake' ? 'wake / reenter' : row, make('small', '', meaning(row))),
+    ...modes.flatMap(() => [make('td', 'number'), make('td', 'number')]))));
+}
+
+/** @param {string} row */
+function meaning(row) {
+  return row === 'wake' ? 'fill done → vCPU runs again' : stageMeaning('uffd', row);
+}

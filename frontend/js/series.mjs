@@ -1,0 +1,82 @@
+// @ts-check
+/** From ticks to what the charts over time draw: equidistant columns with gaps where nothing was measured. Pure. */
+import { MODES } from './words.mjs';
+
+/** More columns than this cost more to draw than a screen can show. */
+export const MAX_COLUMNS = 300;
+const TICK_NS = 1e9;
+const PERCENTILES = /** @type {const} */ (['p50', 'p90', 'p99', 'max']);
+
+/** The charts over time show six windows, at least two minutes and at most all that is kept. @param {number} windowNs */
+export function spanOf(windowNs) {
+  return Math.min(Math.max(6 * windowNs, 120e9), 900e9);
+}
+
+/**
+ * @typedef {{rate: (number|null)[], p50: (number|null)[], p90: (number|null)[], p99: (number|null)[], max: (number|null)[]}} ModeSeries
+ * @typedef {object} Series
+ * @property {number[]} timesNs  middle of each column
+ * @property {number} columnNs  width of a column; wider than a tick, it holds the worst tick (and the mean rate)
+ * @property {number} endNs  right edge
+ * @property {Record<string, ModeSeries>} modes  only modes that had a fault
+ * @property {{pending: (number|null)[], total: (number|null)[]}} queue
+ * @property {(number|null)[][]} heat  [vCPU row][column], p99 in ns
+ */
+
+/**
+ * @param {import('./state.mjs').Tick[]} ticks oldest first @param {number} spanNs
+ * @returns {Series}
+ */
+export function seriesOf(ticks, spanNs) {
+  const last = ticks.length ? ticks[ticks.length - 1].time_ns : 0;
+  const perColumn = Math.max(1, Math.ceil(spanNs / TICK_NS / MAX_COLUMNS));
+  const columnNs = perColumn * TICK_NS;
+  const columns = Math.ceil(spanNs / columnNs);
+  // One tick a column: columns follow the ticks. Several: columns lie still, so that old ones never change.
+  const phaseNs = perColumn === 1 ? last : Math.floor(last / columnNs) * columnNs + columnNs / 2;
+  /** @type {import('./state.mjs').Tick[][]} */
+  const groups = Array.from({ length: columns }, () => []);
+  for (const tick of ticks) {
+    const column = columns - 1 + Math.round((tick.time_ns - phaseNs) / columnNs);
+    if (column >= 0 && column < columns) groups[column].push(tick);
+  }
+  return {
+    timesNs: groups.map((_, index) => phaseNs + (index - columns + 1) * columnNs),
+    columnNs,
+    endNs: phaseNs + columnNs / 2,
+    modes: modesOf(groups),
+    queue: {
+      pending: groups.map((group) => worst(group.map((tick) => tick.queue?.pending))),
+      total: groups.map((group) => worst(group.map((tick) => tick.queue?.total))),
+    },
+    heat: heatOf(groups),
+  };
+}
+
+/** The largest of the numbers among them, null if there is none. @param {(number|null|undefined)[]} values */
+function worst(values) {
+  let largest = null;
+  for (const value of values) if (typeof value === 'number' && (largest === null || value > largest)) largest = value;
+  return largest;
+}
+
+/** @param {import('./state.mjs').Tick[][]} groups @returns {Record<string, ModeSeries>} */
+function modesOf(groups) {
+  /** @type {Record<string, ModeSeries>} */
+  const modes = {};
+  for (const mode of MODES) {
+    const rate = groups.map((group) =>
+      group.length ? group.reduce((sum, tick) => sum + (tick.modes[mode]?.rate_per_s ?? 0), 0) / group.length : null);
+    if (!rate.some((value) => value)) continue;
+    const lines = PERCENTILES.map((name) => [name, groups.map((group) => worst(group.map((tick) =>
+      (tick.modes[mode]?.rate_per_s ? tick.modes[mode][name] : null))))]);
+    modes[mode] = /** @type {ModeSeries} */ ({ rate, ...Object.fromEntries(lines) });
+  }
+  return modes;
+}
+
+/** @param {import('./state.mjs').Tick[][]} groups @returns {(number|null)[][]} */
+function heatOf(groups) {
+  const rows = Math.max(0, ...groups.flat().map((tick) => tick.heat?.length ?? 0));
+  return Array.from({ length: rows }, (_, row) => groups.map((group) => worst(group.map((tick) => tick.heat?.[row]))));
+}

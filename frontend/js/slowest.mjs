@@ -1,0 +1,67 @@
+// @ts-check
+/** The slowest faults of the window, each with its stages as a small stacked bar. */
+import { byId, make, setAttribute, setText } from './dom.mjs';
+import { address, clock, duration } from './format.mjs';
+import { STAGES, stageMeaning } from './words.mjs';
+
+const MOST = 10;
+
+/** The strip is as long as the fault, against the slowest. @param {HTMLElement} cell @param {Record<string, any>} fault @param {number} longestNs */
+function drawStages(cell, fault, longestNs) {
+  const strip = /** @type {HTMLElement} */ (cell.firstElementChild ?? cell.appendChild(make('span', 'strip', ...STAGES.map((stage) => make('i', `stage-${stage}`)))));
+  const stages = fault.stages_ns ?? {};
+  const total = STAGES.reduce((sum, stage) => sum + (stages[stage] ?? 0), 0) || 1;
+  strip.style.width = `${Math.max(4, (fault.latency_ns / longestNs) * 100).toFixed(1)}%`;
+  STAGES.forEach((stage, index) => {
+    const width = `${(((stages[stage] ?? 0) / total) * 100).toFixed(2)}%`;
+    const part = /** @type {HTMLElement} */ (strip.children[index]);
+    if (part.style.width !== width) part.style.width = width;
+  });
+  const words = STAGES.filter((stage) => stages[stage] !== undefined).map((stage) => `${stage} ${duration(stages[stage])} (${stageMeaning(fault.mode, stage)})`).join('\n');
+  if (strip.title !== words) strip.title = words;
+  setAttribute(strip, 'aria-label', words);
+  setAttribute(strip, 'role', 'img');
+}
+
+export class SlowestTable {
+  constructor() {
+    this.body = /** @type {HTMLTableSectionElement} */ (byId('slowest').querySelector('tbody'));
+    for (let row = 0; row < MOST; row += 1) this.body.append(make('tr', '', ...Array.from({ length: 10 }, () => make('td'))));
+    for (const row of this.body.rows) {
+      ['number', 'vm', 'number', 'mode', 'number', 'stages', 'text', 'number', 'mono address', 'mono address'].forEach((name, index) => { row.cells[index].className = name; });
+    }
+    const toggle = /** @type {HTMLInputElement} */ (byId('addresses'));
+    toggle.addEventListener('change', () => byId('slowest').classList.toggle('with-addresses', toggle.checked));
+    toggle.checked = false;
+  }
+
+  /** @param {Record<string, any>} frame @param {number} clockMs */
+  show(frame, clockMs) {
+    const faults = frame.slowest ?? [];
+    const longestNs = Math.max(1, ...faults.map((/** @type {{latency_ns: number}} */ fault) => fault.latency_ns));
+    const names = new Map((frame.vms ?? []).map((/** @type {{id: string, name: string}} */ vm) => [vm.id, vm.name]));
+    const rows = [...this.body.rows];
+    rows.forEach((row, index) => {
+      const fault = faults[index];
+      row.classList.toggle('blank', !fault);
+      if (fault) this.#fill(row, fault, clockMs, longestNs, names);
+    });
+    setText(byId('slowest-note'), faults.length ? '' : 'No fault record in this window');
+  }
+
+  /** @param {HTMLTableRowElement} row @param {Record<string, any>} fault @param {number} clockMs @param {number} longestNs @param {Map<string, string>} names */
+  #fill(row, fault, clockMs, longestNs, names) {
+    const cells = row.cells;
+    setText(cells[0], clock(fault.time_ns / 1e6 + clockMs));
+    setText(cells[1], names.get(fault.vm) ?? '–');
+    setText(cells[2], String(fault.vcpu ?? '–'));
+    setText(cells[3], fault.mode);
+    cells[3].className = `mode mode-${fault.mode}`;
+    setText(cells[4], duration(fault.latency_ns));
+    drawStages(cells[5], fault, longestNs);
+    setText(cells[6], fault.resolver ?? '–');
+    setText(cells[7], String(fault.handler_tid || '–'));
+    setText(cells[8], address(fault.gpa));
+    setText(cells[9], address(fault.hva));
+  }
+}

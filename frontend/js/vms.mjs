@@ -1,0 +1,36 @@
+// @ts-check
+/** The list of VMs, under the charts of all of them together. */
+import { byId, setText } from './dom.mjs';
+import { compact, count, rate } from './format.mjs';
+import { Table, textColumn } from './table.mjs';
+import { MODES } from './words.mjs';
+
+export class VmTable {
+  /** @param {(vm: string) => void} onVm */
+  constructor(onVm) {
+    this.table = new Table(byId('vm-table'), [
+      {
+        key: 'name', label: 'VM', className: 'text', value: (row) => row.name ?? '',
+        draw: (cell, row) => {
+          const link = /** @type {HTMLButtonElement} */ (cell.firstElementChild ?? cell.appendChild(document.createElement('button')));
+          link.type = 'button';
+          link.className = 'link';
+          setText(link, row.name ?? row.id);
+        },
+      },
+      textColumn('state', 'state', (row) => row.state ?? '', String, { className: 'text' }),
+      textColumn('vmm', 'VMM', (row) => row.vmm ?? '', String, { className: 'text' }),
+      textColumn('pid', 'pid', (row) => row.pid ?? null, String),
+      textColumn('vcpus', 'vCPUs', (row) => row.vcpus ?? null, count),
+      textColumn('rate', 'rate', (row) => row.rate_per_s ?? 0, rate, { title: 'Faults per second over the window' }),
+      ...MODES.map((mode) => textColumn(`faults_${mode}`, mode, (row) => row.faults?.[mode] ?? 0, (value) => (value ? compact(value) : '·'),
+        { className: `number mode mode-${mode}`, title: `Faults since the VM was first seen, ${mode}` })),
+    ], { sort: 'name', key: (row) => row.id, onRow: (row) => onVm(row.id) });
+  }
+
+  /** @param {Record<string, any>[]} vms */
+  show(vms) {
+    setText(byId('vms-count'), `${count(vms.length)} seen, ${count(vms.filter((vm) => vm.state === 'gone').length)} of them gone`);
+    this.table.show(vms);
+  }
+}

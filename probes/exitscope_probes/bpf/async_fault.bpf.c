@@ -1,0 +1,106 @@
+/* async_fault: KVM hands a fault to a kworker; it is credited to the vCPU whose access it was. */
+
+/* kvm_try_async_get_page(u64 address, u64 gfn) */
+int on_async_try(u64 *ctx) {
+    struct thread *thread = current_vcpu();
+    if (!thread)
+        return 0;
+    u64 gfn = ctx[1];
+    thread->async_hva = hva_of(read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT), gfn);
+    thread->async_gpa = gfn * PAGE_BYTES;
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (totals)
+        totals->async_tries += 1;
+    return 0;
+}
+
+/* kvm_async_pf_repeated_fault(u64 address, u64 gfn): it waits for that page already, so KVM halts it. */
+int on_async_repeated(u64 *ctx) {
+    struct thread *thread = current_vcpu();
+    if (!thread)
+        return 0;
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (totals)
+        totals->async_repeats += 1;
+    thread->halt_begin_ns = thread->wait.open ? thread->access_ns : bpf_ktime_get_ns();
+    close_wait(&thread->wait);
+    return 0;
+}
+
+/* kvm_async_pf_not_present(u64 token, u64 address): the kworker has the fault now. */
+int on_async_not_present(u64 *ctx) {
+    struct thread *thread = current_vcpu();
+    if (!thread)
+        return 0;
+    struct async_key key = {.slot = thread->slot, .address = ctx[1]};
+    struct async_wait wait = {};
+    wait.queued_ns = bpf_ktime_get_ns();
+    wait.begin_ns = thread->wait.open ? thread->access_ns : wait.queued_ns;
+    wait.hva = thread->async_hva;
+    wait.gpa = thread->async_gpa;
+    thread->halt_begin_ns = wait.begin_ns;
+    if (async_waits.update(&key, &wait))
+        lose(LOSS_MAP_FULL);
+    else
+        thread->async_outstanding += 1;
+    close_wait(&thread->wait);
+    return 0;
+}
+
+/* The handler's part of an async fault, where the kworker had to wait for one. */
+static __always_inline void collect_async(struct thread *thread, struct async_wait *wait, struct fault_record *record,
+                                          struct moments *moments) {
+    struct page_key key = {.mm = thread->mm, .page = wait->hva};
+    struct pending *pending = pendings.lookup(&key);
+    if (!pending)
+        return;
+    moments->read_ns = pending->read_ns;
+    record->seen |= SEEN_READ;
+    if (pending->fill_begin_ns) {
+        moments->fill_begin_ns = pending->fill_begin_ns;
+        moments->fill_end_ns = pending->fill_end_ns;
+        record->resolver = pending->resolver;
+        record->handler_tid = pending->handler_tid;
+        record->seen |= SEEN_FILL;
+    }
+    if (pending->claims >= pending->reads)
+        forget_pending(&key);
+}
+
+/* kvm_async_pf_ready(u64 token, u64 address): the vCPU learns that its page is here. */
+int on_async_ready(u64 *ctx) {
+    struct thread *thread = current_vcpu();
+    if (!thread)
+        return 0;
+    struct async_key key = {.slot = thread->slot, .address = ctx[1]};
+    struct async_wait *wait = async_waits.lookup(&key);
+    if (!wait)
+        return 0; /* begun before the probes came, or a broadcast wake-up */
+    struct fault_record record = {};
+    struct moments moments = {};
+    moments.begin_ns = wait->begin_ns;
+    moments.queued_ns = wait->queued_ns;
+    moments.end_ns = bpf_ktime_get_ns();
+    record.mode = MODE_ASYNC;
+    record.waiter = WAITER_ASYNC;
+    record.vm = thread->vm;
+    record.vcpu = thread->vcpu_id;
+    record.tid = current_tid();
+    record.hva = wait->hva;
+    record.gpa = wait->gpa;
+    record.seen = SEEN_ACCESS;
+    if (wait->hva != ADDRESS_UNKNOWN)
+        collect_async(thread, wait, &record, &moments);
+    u64 stall_ns = 0;
+    if (thread->halted) {
+        record.seen |= SEEN_HALT;
+        stall_ns = moments.end_ns - thread->halt_begin_ns;
+        thread->halted = 0;
+    }
+    set_stages(&record, &moments);
+    async_waits.delete(&key);
+    if (thread->async_outstanding)
+        thread->async_outstanding -= 1;
+    finish(thread->slot, &record, moments.end_ns - moments.begin_ns, stall_ns, false);
+    return 0;
+}

@@ -1,0 +1,137 @@
+/* identity.h: which VM and which vCPU a thread belongs to; slots are handed out here and given back by loader.py,
+ * those of threads by thread_exit.bpf.c. */
+
+/* Slot of the VM's totals, NO_SLOT if there is no room. */
+static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
+    u32 *known = vm_slots.lookup(&kvm);
+    if (known)
+        return *known;
+    struct free_slot got = {};
+    if (free_vms.pop(&got)) {
+        lose(LOSS_MAP_FULL);
+        return NO_SLOT;
+    }
+    struct vm_totals *row = vm_totals_of(got.slot);
+    if (!row)
+        return NO_SLOT;
+    row->tgid = bpf_get_current_pid_tgid() >> 32;
+    row->kvm = kvm;
+    row->mm = mm;
+    row->vm = got.vm; /* last: a row with a VM is live */
+    u32 slot = got.slot;
+    if (vm_slots.insert(&kvm, &slot)) {
+        /* Another vCPU of the same VM was quicker, or the map is full. */
+        row->vm = 0;
+        free_vms.push(&got, 0);
+        known = vm_slots.lookup(&kvm);
+        if (!known)
+            lose(LOSS_MAP_FULL);
+        return known ? *known : NO_SLOT;
+    }
+    if (vm_slots_by_mm.update(&mm, &slot))
+        lose(LOSS_MAP_FULL);
+    return slot;
+}
+
+/* Slot of a vCPU's totals (or of a VM's other threads), NO_SLOT if there is no room. `identity` is struct kvm_vcpu,
+ * or the VM's number, which no kernel address equals. */
+static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32 tgid) {
+    u32 *known = vcpu_slots.lookup(&identity);
+    if (known) {
+        struct vcpu_totals *row = totals_of(*known);
+        if (row && row->vm == thread->vm && row->vcpu == thread->vcpu_id) {
+            row->tid = thread->tid;
+            row->exited = 0;
+            return *known;
+        }
+    }
+    struct free_slot got = {};
+    if (free_vcpus.pop(&got)) {
+        lose(LOSS_MAP_FULL);
+        return NO_SLOT;
+    }
+    struct vcpu_totals *row = totals_of(got.slot);
+    if (!row)
+        return NO_SLOT;
+    row->vm_slot = thread->wait.vm_slot;
+    row->tgid = tgid;
+    row->vcpu = thread->vcpu_id;
+    row->tid = thread->tid;
+    row->exited = 0;
+    row->vm = thread->vm; /* last: a row with a VM is live */
+    u32 slot = got.slot;
+    if (vcpu_slots.update(&identity, &slot))
+        lose(LOSS_MAP_FULL);
+    return slot;
+}
+
+/* State for a thread that is seen for the first time, 0 if there is no room. */
+static __always_inline struct thread *new_thread(u32 tid) {
+    u32 page = tid / TIDS_PER_PAGE;
+    struct tid_page *row = tids.lookup(&page);
+    struct free_slot got = {};
+    if (!row || free_threads.pop(&got)) {
+        lose(LOSS_MAP_FULL);
+        return 0;
+    }
+    struct thread *thread = thread_in(got.slot);
+    if (!thread)
+        return 0;
+    struct thread fresh = {.tid = tid, .self = got.slot, .slot = NO_SLOT, .vcpu_id = VCPU_OTHER};
+    *thread = fresh;
+    row->thread[tid % TIDS_PER_PAGE] = got.slot + 1;
+    return thread;
+}
+
+static __always_inline struct thread *thread_or_new(u32 tid) {
+    struct thread *thread = thread_of(tid);
+    return thread ? thread : new_thread(tid);
+}
+
+/* Makes the current thread the one that runs `vcpu`. KVM itself refuses KVM_RUN when the VM's memory is not the
+ * caller's (virt/kvm/kvm_main.c, kvm_vcpu_ioctl), so a pointer that fails this test is no vCPU. */
+static __always_inline struct thread *adopt_vcpu(u64 vcpu) {
+    u64 kvm = read_u64(vcpu + OFF_VCPU_KVM);
+    u64 mm = read_u64(kvm + OFF_KVM_MM);
+    u64 task = (u64)bpf_get_current_task_btf();
+    if (!kvm || !mm || mm != FIELD_U64(task, OFF_TASK_MM))
+        return 0;
+    u32 vm_slot = vm_slot_of(kvm, mm);
+    struct vm_totals *vm = vm_totals_of(vm_slot);
+    struct thread *thread = thread_or_new(current_tid());
+    if (!vm || !thread)
+        return 0;
+    thread->vcpu = vcpu;
+    thread->mm = mm;
+    thread->wait.vm_slot = vm_slot;
+    thread->vm = vm->vm;
+    thread->vcpu_id = read_u32(vcpu + OFF_VCPU_ID);
+    thread->wait.open = 0;
+    thread->exit_ns = 0;
+    thread->slot = vcpu_slot_of(vcpu, thread, vm->tgid);
+    return thread->slot == NO_SLOT ? 0 : thread;
+}
+
+/* The current thread if it runs a vCPU. One that was inside KVM_RUN when the probes came is looked up now. */
+static __always_inline struct thread *current_vcpu(void) {
+    struct thread *thread = thread_of(current_tid());
+    if (!thread)
+        return 0;
+    if (thread->slot != NO_SLOT)
+        return is_vcpu(thread) ? thread : 0;
+    return thread->run_fd ? adopt_vcpu(private_of(file_of(thread->run_fd - 1))) : 0;
+}
+
+/* A thread that waits for a page of a VM and is none of its vCPUs: remembered, so that its next wait has a begin. */
+static __always_inline struct thread *adopt_other(u32 tid, u64 mm) {
+    u32 vm_slot = 0;
+    struct vm_totals *vm = vm_of_memory(mm, &vm_slot);
+    struct thread *thread = vm ? thread_or_new(tid) : 0;
+    if (!thread || is_vcpu(thread))
+        return 0;
+    thread->mm = mm;
+    thread->wait.vm_slot = vm_slot;
+    thread->vm = vm->vm;
+    thread->slot = vcpu_slot_of(vm->vm, thread, vm->tgid);
+    return thread->slot == NO_SLOT ? 0 : thread;
+}

@@ -1,0 +1,193 @@
+/* maps.h: everything that the probes remember. Every map is bounded; an insert that fails is counted.
+ *
+ * A thread is found by its id in an array, not in a hash: a switch or wake-up of a thread that is none of ours
+ * costs a handful of instructions.
+ */
+
+#define NO_SLOT 0xffffffffU
+#define TIDS_PER_PAGE 512
+
+/* A wait for a page, as those see it who serve it: one cache line, as each line that CPUs share costs. */
+struct wait {
+    u8 open;     /* between a guest fault's begin and end */
+    u8 woken;    /* a fill has woken the waiter: the wait is over once it runs */
+    u8 seen;     /* SEEN_* */
+    u8 resolver; /* of the fill */
+    u32 handler_tid;
+    u32 vm_slot;
+    u32 reserved;
+    u64 read_ns;
+    u64 fill_begin_ns;
+    u64 fill_end_ns;
+    u64 hva;
+    u64 sleep_ns;
+    u64 run_ns; /* running again after woken */
+};
+
+/* The resolving call that a thread is in, or its last one. */
+struct fill {
+    u64 begin_ns;
+    u64 argument; /* of the ioctl, in user memory; for madvise the start */
+    u64 bytes;    /* madvise only */
+    u32 fd;
+    u8 active;
+    u8 resolver;
+    u16 woken; /* waiters woken in this call */
+};
+
+/* A thread that runs a vCPU, waits for a VM's pages (vcpu_id == VCPU_OTHER), reads a userfaultfd or fills pages. */
+struct thread {
+    u32 tid;
+    u32 self; /* its own slot in threads */
+    u32 slot; /* of its totals, NO_SLOT if it never waits */
+    u32 vm;
+    u32 vcpu_id;
+    u32 reader_fd; /* a userfaultfd that this thread has read, plus 1 */
+    u64 access_ns;
+    u64 address;      /* what the fault's tracepoint named: gva or gpa, identity within the vCPU only */
+    u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
+    u64 exit_address; /* what `address` was then */
+    u32 async_outstanding;
+    u32 has_previous;
+
+    struct wait wait;
+
+    struct fill fill;
+    u64 mm;            /* struct mm_struct of the VM */
+    u64 vcpu;          /* struct kvm_vcpu, 0: not looked up yet */
+    u32 run_fd;        /* of the KVM_RUN that this thread was seeded in, plus 1 */
+    u32 halted;        /* KVM has halted the vCPU until an async fault is done */
+    u64 halt_begin_ns; /* since when the vCPU would stand still if KVM halted it */
+
+    struct wait previous; /* over, but the guest's access goes on and has slept again */
+    u64 previous_access_ns;
+
+    u64 exit_gpa;
+    u64 exit_flags;
+    u64 exit_size;
+    u64 async_hva; /* of the last kvm_try_async_get_page */
+    u64 async_gpa;
+    s16 exit_errno;
+    u16 exit_reason;
+    u32 reserved;
+    u64 padding;
+};
+
+struct page_key {
+    u64 mm;
+    u64 page; /* hva */
+};
+
+/* A page whose event a handler has read, when the event did not name the waiter (no UFFD_FEATURE_THREAD_ID, or a
+ * thread that is no vCPU's). */
+struct pending {
+    u64 read_ns;
+    u64 fill_begin_ns;
+    u64 fill_end_ns;
+    u32 reads;
+    u32 claims; /* waiters that have been matched to it */
+    u32 handler_tid;
+    u8 resolver;
+    u8 async; /* a kworker waited: kvm_async_pf_ready will collect it */
+    u16 reserved;
+};
+
+struct async_key {
+    u32 slot;
+    u32 reserved;
+    u64 address; /* cr2_or_gpa of the fault */
+};
+
+struct async_wait {
+    u64 begin_ns;
+    u64 queued_ns;
+    u64 hva;
+    u64 gpa;
+};
+
+struct free_slot {
+    u32 slot;
+    u32 vm; /* the number that the next VM in this slot bears; unused for vCPUs and threads */
+};
+
+struct tid_page {
+    u16 thread[TIDS_PER_PAGE]; /* thread slot + 1, 0: none of ours */
+};
+
+struct vcpu_histograms {
+    struct latency_histogram series[SERIES];
+};
+
+struct losses {
+    u64 count[LOSSES];
+};
+
+struct settings {
+    u64 uffd_fops; /* struct file_operations of a userfaultfd, learned from the first one seen */
+    u64 pendings;  /* entries of that map, about: where it is 0 nobody looks */
+};
+
+BPF_RINGBUF_OUTPUT(records, RING_PAGES);
+BPF_F_TABLE("array", u32, struct vcpu_totals, vcpu_totals, MAX_VCPUS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct vcpu_histograms, vcpu_histograms, MAX_VCPUS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct vm_totals, vm_totals, MAX_VMS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct losses, losses, 1, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct tid_page, tids, TID_PAGES, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, struct thread, threads, MAX_THREADS, BPF_F_MMAPABLE);
+BPF_TABLE("array", u32, struct settings, settings, 1);
+BPF_QUEUESTACK("queue", free_vcpus, struct free_slot, MAX_VCPUS, 0);
+BPF_QUEUESTACK("queue", free_vms, struct free_slot, MAX_VMS, 0);
+BPF_QUEUESTACK("queue", free_threads, struct free_slot, MAX_THREADS, 0);
+BPF_TABLE("hash", u64, u32, vcpu_slots, MAX_VCPUS);   /* struct kvm_vcpu, or the VM number for VCPU_OTHER */
+BPF_TABLE("hash", u64, u32, vm_slots, MAX_VMS);       /* struct kvm */
+BPF_TABLE("hash", u64, u32, vm_slots_by_mm, MAX_VMS); /* struct mm_struct: the process's newest VM */
+BPF_TABLE("hash", struct page_key, struct pending, pendings, MAX_PENDING);
+BPF_TABLE("hash", struct async_key, struct async_wait, async_waits, MAX_PENDING);
+
+/* An index that the verifier can see to be bounded: the compiler may not look through the comparison. */
+static __always_inline u64 at_most(u64 index, u64 last) {
+    asm volatile("" : "+r"(index));
+    if (index > last)
+        index = last;
+    asm volatile("" : "+r"(index));
+    return index;
+}
+
+static __always_inline void lose(u32 which) {
+    u32 zero = 0;
+    struct losses *row = losses.lookup(&zero);
+    if (row && which < LOSSES)
+        __sync_fetch_and_add(&row->count[which], 1);
+}
+
+static __always_inline struct settings *the_settings(void) {
+    u32 zero = 0;
+    return settings.lookup(&zero);
+}
+
+static __always_inline u32 current_tid(void) { return (u32)bpf_get_current_pid_tgid(); }
+
+static __always_inline struct thread *thread_in(u32 slot) { return threads.lookup(&slot); }
+
+static __always_inline struct thread *thread_of(u32 tid) {
+    u32 page = tid / TIDS_PER_PAGE;
+    struct tid_page *row = tids.lookup(&page);
+    if (!row)
+        return 0;
+    u32 slot = row->thread[tid % TIDS_PER_PAGE];
+    return slot ? thread_in(slot - 1) : 0;
+}
+
+static __always_inline bool is_vcpu(struct thread *thread) { return thread->vcpu_id != VCPU_OTHER; }
+
+static __always_inline struct vcpu_totals *totals_of(u32 slot) { return vcpu_totals.lookup(&slot); }
+
+static __always_inline struct vm_totals *vm_totals_of(u32 slot) { return vm_totals.lookup(&slot); }
+
+static __always_inline struct vm_totals *vm_of_memory(u64 mm, u32 *slot) {
+    u32 *known = vm_slots_by_mm.lookup(&mm);
+    if (!known)
+        return 0;
+    *slot = *known;
+    return vm_totals_of(*known);
+}

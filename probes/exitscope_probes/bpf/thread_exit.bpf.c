@@ -1,0 +1,22 @@
+/* thread_exit: what a thread leaves behind when it ends, also by SIGKILL in the middle of a fault. */
+
+/* sched_process_exit(struct task_struct *, ...): in the context of the thread that ends. */
+int on_thread_exit(u64 *ctx) {
+    u32 tid = current_tid();
+    struct thread *thread = thread_of(tid);
+    u32 page = tid / TIDS_PER_PAGE;
+    struct tid_page *row = tids.lookup(&page);
+    if (!thread || !row)
+        return 0;
+    if (thread->wait.open || thread->exit_ns || thread->async_outstanding)
+        lose(LOSS_UNMATCHED_BEGIN);
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (totals && is_vcpu(thread) && totals->tid == tid) {
+        totals->exited = 1;
+        totals->open_since_ns = 0;
+    }
+    row->thread[tid % TIDS_PER_PAGE] = 0;
+    struct free_slot slot = {.slot = thread->self};
+    free_threads.push(&slot, 0);
+    return 0;
+}

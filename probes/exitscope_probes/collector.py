@@ -1,0 +1,293 @@
+"""The privileged process: loads the probes, reads what they produce, publishes it. One thread, one loop."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import platform
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from . import __version__, doctor
+from .discovery import Discovery
+from .errors import ProbeError, RecordingError, RingError, fail
+from .ledger import Ledger
+from .loader import Probes, load
+from .plan import Strategy
+from .publisher import Publisher
+from .recording import DEFAULT_SECONDS, Recording
+from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
+from .ring import RingReader
+from .seeding import Seeding
+from .socketfile import DEFAULT_PATH, PATH_VARIABLE, Listener
+from .totals import Totals, TotalsReader
+from .wire import Kind, Message
+
+NICENESS: Final = -10
+BATCH_RECORDS: Final = 16_384
+_MAX_BATCHES: Final = 64
+_DRAIN_S: Final = 0.05
+_DRAIN_MIN_S: Final = 0.001
+_TOTALS_S: Final = 0.2
+_DISCOVERY_NS: Final = 1_000_000_000
+_RETIRE_NS: Final = 5_000_000_000  # a gone VM's slots wait this long for a client that is behind
+_SEED_FAST_S, _SEED_FAST_SEARCHES, _SEED_SLOW_S = 0.1, 20, 1.0
+_STALE_S: Final = 5.0
+_HANDLER_SAMPLE: Final = 256
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a collector can be told. ring_bytes: a power of two; record: a file, for record_seconds."""
+
+    socket: str = dataclasses.field(default_factory=lambda: os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    group: str | None = None
+    strategy: Strategy | None = None
+    ring_bytes: int = 16 << 20
+    max_vcpus: int = 512
+    max_vms: int = 256
+    record: str | None = None
+    record_seconds: float = DEFAULT_SECONDS
+
+
+def main(settings: Settings) -> int:
+    """Collect until SIGTERM or SIGINT. Returns the exit status: 0, or 1 after one line that says why."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as SIGINT, until the loop takes both over
+    logging.basicConfig(level=logging.INFO, format="exitscope collector: %(message)s")
+    try:
+        reason = doctor.usable()
+        if reason:
+            raise ProbeError(f"live tracing is not possible here: {reason}")
+        _run(settings)
+    except ProbeError as error:
+        return fail(error)
+    except KeyboardInterrupt:
+        _log.info("stopped while starting")
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    listener = Listener(settings.socket, settings.group)  # before the probes: a second collector ends at once
+    try:
+        with load(
+            strategy=settings.strategy,
+            ring_bytes=settings.ring_bytes,
+            max_vcpus=settings.max_vcpus,
+            max_vms=settings.max_vms,
+        ) as probes:
+            recording = Recording(settings.record, settings.record_seconds) if settings.record else None
+            collector = Collector(probes, listener, recording)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, _frame: collector.stop(signal.Signals(number).name))
+            attached = sum(hook.status == "attached" for hook in probes.hooks)
+            _log.info("%d of %d hooks attached, listening on %s", attached, len(probes.hooks), settings.socket)
+            # On a busy host a late wake-up lets the ring run full; this process takes a few percent at most.
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+            collector.run()
+    finally:
+        listener.close()
+
+
+@dataclass(slots=True)
+class _Task:
+    """run returns after how many seconds it wants to run again."""
+
+    run: Callable[[], float]
+    due: float = 0.0
+
+
+class Collector:
+    """Moves data from the probes to the clients until `stop`."""
+
+    def __init__(self, probes: Probes, listener: Listener, recording: Recording | None = None) -> None:
+        self._probes = probes
+        self._recording = recording
+        self._started_ns = time.monotonic_ns()
+        self._stop_reason: str | None = None
+        self._ring = RingReader(probes.ring_fd, probes.ring_bytes, FAULT_DTYPE)
+        self._reader = TotalsReader(probes)
+        self._totals = Totals(*(np.empty(0, t) for t in ("<u4", VCPU_DTYPE, "<i8", VM_DTYPE, CELL_DTYPE)))
+        self._ledger = Ledger(probes.hooks)
+        self._discovery = Discovery()
+        self._vms: list[dict[str, Any]] = []
+        self._rows_key = b""
+        self._discovered_ns = 0
+        self._ending: dict[int, int] = {}  # VM number -> when it was found gone
+        self._drain_s = _DRAIN_S
+        self._seeding = Seeding(probes)
+        self._seed_searches = 0
+        self._selector = selectors.DefaultSelector()
+        self._publisher = Publisher(listener, self._selector, self._welcome)
+
+    def stop(self, reason: str) -> None:
+        """Let `run` return; safe in a signal handler."""
+        self._stop_reason = reason
+
+    def run(self) -> None:
+        """Until `stop`: serve the clients, and call each task when it is due."""
+        tick = _Task(self._tick)
+        tasks = (_Task(self._drain), tick, _Task(self._seed), _Task(self._forget_stale))
+        self._record(self._welcome())
+        while self._stop_reason is None:
+            for task in tasks:
+                if time.monotonic() >= task.due:
+                    task.due = time.monotonic() + task.run()
+            if self._reader.rows_changed():  # a VM may live for less than a tick: look at it at once
+                tick.due = 0.0
+            timeout = max(min(task.due for task in tasks) - time.monotonic(), 0)
+            for key, mask in self._selector.select(timeout):
+                key.data(mask)
+        self._drain()
+        self._tick()
+        self._publisher.close(self._stop_reason)
+        if self._recording:
+            self._recording.close(self._stop_reason)
+        self._selector.close()
+
+    def _drain(self) -> float:
+        """Publish all finished records; sooner again the fuller the ring was."""
+        fill = self._ring.fill
+        if fill > 0.25:
+            self._drain_s = max(self._drain_s / 4, _DRAIN_MIN_S)
+        elif fill < 0.1:
+            self._drain_s = min(self._drain_s * 2, _DRAIN_S)
+        for _ in range(_MAX_BATCHES):
+            try:
+                records = self._ring.read(BATCH_RECORDS)
+            except RingError as error:
+                if not self._ledger.own("ring_error"):
+                    _log.error("%s; skipped, and so will be others like it", error)
+                self._ledger.add("ring_error")
+                self._ring.skip_bad()
+                continue
+            if len(records):
+                sample = records[-_HANDLER_SAMPLE:]
+                self._discovery.note_handlers(sample["vm"], sample["handler_tid"])
+                self._publisher.publish_faults(records)
+                meta = {"dropped": 0}
+                self._record([Message(Kind.FAULTS, time.monotonic_ns(), meta, {"records": records})])
+            if len(records) < BATCH_RECORDS:
+                break
+        return self._drain_s
+
+    def _tick(self) -> float:
+        """Publish the totals, and before them who the VMs are, when that may have changed."""
+        now_ns = time.monotonic_ns()
+        if self._ending:
+            self._drain()  # what a VM's faults left in the ring belongs before its end
+        self._totals = self._reader.poll()
+        rows_key = _rows_key(self._totals)
+        final: set[int] = set()
+        if rows_key != self._rows_key or self._ending or now_ns - self._discovered_ns >= _DISCOVERY_NS:
+            self._rows_key = rows_key
+            self._discovered_ns = now_ns
+            self._vms = self._discovery.describe(self._totals, now_ns)
+            gone = {vm["vm"] for vm in self._vms if vm["state"] == "gone"}
+            # A VM just found gone gets one more look at its totals; only then do clients hear of its end.
+            final = gone & self._ending.keys()
+            self._ending = {number: self._ending.get(number, now_ns) for number in gone}
+            self._send_vms([vm | {"state": "running"} for vm in self._vms])
+        self._send_totals()
+        if final:
+            self._send_vms([vm if vm["vm"] in final else vm | {"state": "running"} for vm in self._vms])
+            self._retire(final, now_ns)
+        return _TOTALS_S
+
+    def _retire(self, final: set[int], now_ns: int) -> None:
+        """Give the slots of gone VMs back, once every client knows their last totals or took too long."""
+        if self._publisher.behind:
+            final = {number for number in final if now_ns - self._ending[number] >= _RETIRE_NS}
+        numbers = np.array(sorted(final), "<u4")
+        totals = self._totals
+        rows, vms = np.isin(totals.vcpus["vm"], numbers), np.isin(totals.vms["vm"], numbers)
+        for slot in totals.slots[rows].tolist():
+            self._reader.clear_vcpu(slot)
+            self._probes.free_vcpu_slot(slot)
+        for slot in totals.vm_slots[vms].tolist():
+            self._reader.clear_vm(slot)
+            self._probes.free_vm_slot(slot)
+        for number in final:
+            self._discovery.forget(number)
+            del self._ending[number]
+        self._vms = [vm for vm in self._vms if vm["vm"] not in final]
+        self._totals = Totals(
+            totals.slots[~rows], totals.vcpus[~rows], totals.vm_slots[~vms], totals.vms[~vms], totals.cells
+        )
+
+    def _seed(self) -> float:
+        """Look for threads that were inside KVM_RUN before the hooks were there."""
+        if self._seeding.done:
+            return 3600.0
+        found = self._seeding.search()
+        if found:
+            _log.info("%d vCPUs were running already", found)
+        self._seed_searches += 1
+        return _SEED_FAST_S if self._seed_searches < _SEED_FAST_SEARCHES else _SEED_SLOW_S
+
+    def _forget_stale(self) -> float:
+        """Fills whose waiter never came back, from time to time."""
+        self._probes.forget_stale(time.monotonic_ns())
+        return _STALE_S
+
+    def _welcome(self) -> list[Message]:
+        now_ns = time.monotonic_ns()
+        hello = {
+            "version": __version__,
+            "host": platform.node(),
+            "kernel": platform.release(),
+            "cpus": os.cpu_count(),
+            "started_ns": self._started_ns,
+            "capabilities": {"hooks": [dataclasses.asdict(hook) for hook in self._probes.hooks]},
+            "max_vcpus": self._probes.max_vcpus,
+        }
+        return [
+            Message(Kind.HELLO, now_ns, hello),
+            Message(Kind.VMS, now_ns, {"vms": [vm | {"state": "running"} for vm in self._vms]}),
+            self._totals_message(snapshot=True),
+        ]
+
+    def _send_vms(self, vms: list[dict[str, Any]]) -> None:
+        message = Message(Kind.VMS, time.monotonic_ns(), {"vms": vms})
+        self._publisher.publish_vms(message)
+        self._record([message])
+
+    def _send_totals(self) -> None:
+        message = self._totals_message(snapshot=False)
+        self._publisher.publish_totals(message, lambda: self._totals_message(snapshot=True))
+        self._record([message])
+
+    def _totals_message(self, snapshot: bool) -> Message:
+        totals = self._totals
+        arrays = {
+            "slots": totals.slots,
+            "vcpus": totals.vcpus,
+            "vms": totals.vms,
+            "cells": self._reader.all_cells(totals.slots) if snapshot else totals.cells,
+        }
+        loss = self._ledger.merged(self._reader.loss(), self._publisher.dropped)
+        return Message(Kind.TOTALS, time.monotonic_ns(), {"snapshot": snapshot, "loss": loss}, arrays)
+
+    def _record(self, messages: list[Message]) -> None:
+        if self._recording is None or self._recording.over:
+            return
+        try:
+            for message in messages:
+                self._recording.write(message)
+        except RecordingError as error:
+            self._ledger.add("recording_error")
+            _log.error("%s; recording stopped", error)
+
+
+def _rows_key(totals: Totals) -> bytes:
+    """Differs when a VM or vCPU has come, gone or ended."""
+    columns = [totals.vcpus[name].tobytes() for name in ("vm", "vcpu", "tid", "exited")]
+    return b"".join((totals.slots.tobytes(), *columns, totals.vms["vm"].tobytes()))

@@ -1,0 +1,48 @@
+#include "order.h"
+#include "common.h"
+
+static struct touch_order create_order(enum page_order kind, uint64_t pages, uint64_t seed) {
+    struct touch_order order = {
+        .state = UINT64_MAX, .multiplier = 1, .increment = 1, .shift = 63, .pages = pages};
+    unsigned bits = 0;
+
+    while (1UL << bits < pages)
+        bits++;
+    order.mask = (1UL << bits) - 1;
+    if (kind == ORDER_RANDOM) {
+        order.state = random_next(&seed);
+        order.multiplier = (random_next(&seed) & ~3UL) | 1;
+        order.increment = random_next(&seed) | 1;
+        order.shift = (bits + 1) / 2 ? (bits + 1) / 2 : 1;
+    }
+    return order;
+}
+
+struct share share_of_vcpu(const struct options *options, uint64_t vcpu) {
+    uint64_t each = options->pages / options->vcpus;
+    uint64_t larger = options->pages % options->vcpus;
+    struct share share = {.first_page = vcpu * each + (vcpu < larger ? vcpu : larger),
+                          .pages = each + (vcpu < larger)};
+
+    share.prefilled = share.pages * options->prefill_percent / 100;
+    share.order = create_order(options->order, share.pages, options->seed ^ vcpu << 48);
+    return share;
+}
+
+uint64_t vcpu_of_page(const struct options *options, uint64_t page) {
+    uint64_t each = options->pages / options->vcpus;
+    uint64_t larger = options->pages % options->vcpus;
+    uint64_t in_larger = larger * (each + 1);
+
+    return page < in_larger ? page / (each + 1) : larger + (page - in_larger) / each;
+}
+
+uint64_t touch_order_next(struct touch_order *order) {
+    uint64_t page;
+
+    do {
+        order->state = (order->state * order->multiplier + order->increment) & order->mask;
+        page = order->state ^ order->state >> order->shift;
+    } while (page >= order->pages);
+    return page;
+}

@@ -1,0 +1,113 @@
+"""Reading /proc, where all may vanish between two looks: what is absent is None or empty, no exception."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+MAX_FDS: Final = 4096
+MAX_TASKS: Final = 4096
+_MAX_TEXT_BYTES: Final = 64 << 10
+
+KVM_VM: Final = "anon_inode:kvm-vm"
+KVM_VCPU: Final = "anon_inode:kvm-vcpu"  # followed by ":N" and, on some kernels, by more
+USERFAULTFD: Final = "anon_inode:[userfaultfd]"
+
+
+class Proc:
+    """One procfs; `root` is another directory only in tests."""
+
+    def __init__(self, root: Path | str = "/proc") -> None:
+        self.root = str(root)
+
+    def text(self, *path: object) -> str | None:
+        """The first 64 KiB of a file, NUL bytes kept; None if it cannot be read."""
+        try:
+            with open("/".join((self.root, *map(str, path))), "rb") as file:
+                return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
+        except OSError:
+            return None
+
+    def pids(self) -> list[int]:
+        """All processes."""
+        return [int(name) for name in self._names(self.root, 1 << 22) if name.isdigit()]
+
+    def tasks(self, pid: int) -> list[int]:
+        """The threads of a process, at most MAX_TASKS."""
+        return [int(name) for name in self._names(f"{self.root}/{pid}/task", MAX_TASKS) if name.isdigit()]
+
+    def fd_links(self, pid: int) -> dict[int, str] | None:
+        """{fd: what it is} of a process, at most MAX_FDS; None if they cannot be listed."""
+        directory = f"{self.root}/{pid}/fd"
+        if not os.access(directory, os.R_OK | os.X_OK):
+            return None
+        links = {}
+        for name in self._names(directory, MAX_FDS):
+            try:
+                links[int(name)] = os.readlink(f"{directory}/{name}")
+            except (OSError, ValueError):
+                continue
+        return links
+
+    def start_ticks(self, pid: int) -> int | None:
+        """When the process started, in clock ticks since boot; None if it is gone or a zombie."""
+        fields = (self.text(pid, "stat") or "").rpartition(")")[2].split()
+        # fields[0] is the state, the third field of proc(5); starttime is the 22nd.
+        if len(fields) < 20 or fields[0] in "ZXx":
+            return None
+        return int(fields[19])
+
+    def thread_name(self, pid: int, tid: int) -> str:
+        """The comm of a thread, "" if it is gone."""
+        return (self.text(pid, "task", tid, "comm") or "").rstrip("\n")
+
+    def process_of(self, tid: int) -> int | None:
+        """The process that a thread belongs to."""
+        for line in (self.text(tid, "status") or "").splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+        return None
+
+    def executable(self, pid: int) -> str:
+        """The name of the executable file, "" if it is gone."""
+        try:
+            return os.path.basename(os.readlink(f"{self.root}/{pid}/exe")).removesuffix(" (deleted)")
+        except OSError:
+            return ""
+
+    def arguments(self, pid: int) -> list[str]:
+        """The command line."""
+        return (self.text(pid, "cmdline") or "").rstrip("\0").split("\0")
+
+    def uffd_queue(self, pid: int, fd: int) -> tuple[int, int] | None:
+        """(pending, total) waiters of a userfaultfd: fs/userfaultfd.c, userfaultfd_show_fdinfo."""
+        values = {}
+        for line in (self.text(pid, "fdinfo", fd) or "").splitlines():
+            key, _, value = line.partition(":")
+            values[key] = value.strip()
+        try:
+            return int(values["pending"]), int(values["total"])
+        except (KeyError, ValueError):
+            return None
+
+    @staticmethod
+    def _names(directory: str, limit: int) -> Iterator[str]:
+        try:
+            with os.scandir(directory) as entries:
+                for count, entry in enumerate(entries):
+                    if count >= limit:
+                        return
+                    yield entry.name
+        except OSError:
+            return
+
+
+def vcpu_number(link: str) -> int | None:
+    """N of "anon_inode:kvm-vcpu:N", None for any other link."""
+    prefix, _, number = link.partition(KVM_VCPU + ":")
+    return int(number) if not prefix and number.isdigit() else None
+
+
+def is_kvm(link: str) -> bool:
+    """Whether an fd keeps a VM alive."""
+    return link == KVM_VM or link.startswith(KVM_VCPU)

@@ -1,0 +1,157 @@
+"""Messages across the privilege boundary: versioned, length-prefixed binary frames over a unix socket.
+
+A frame is a 32-byte header, `meta_bytes` of JSON, then the message's arrays in the order of its schema, each
+`meta["counts"][name]` items long. A recording of a run is the same frames, one after the other, gzip-compressed.
+
+Kinds (meta fields; arrays):
+  HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus"}
+  VMS      when something about the VMs changed, and at least once a second: {"vms": [{"vm", "id", "pid", "name",
+           "vmm", "state": "running"|"gone", "vcpus": [{"vcpu", "slot", "tid", "name"}],
+           "uffds": [{"fd", "pending", "total"}]}]}
+  TOTALS   several times a second: {"snapshot": bool, "loss": {name: n}};
+           vcpus VCPU_DTYPE + slots, vms VM_DTYPE, cells CELL_DTYPE. Counts are since the slot began, so a frame
+           that was skipped costs nothing. A snapshot holds every non-empty cell, others only those that changed.
+  FAULTS   {"dropped": records that this client was too slow to be sent, so far}; records FAULT_DTYPE
+  BYE      the collector ends: {"reason"}
+"""
+
+import json
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
+
+MAGIC: Final = b"XSCP"
+VERSION: Final = 1
+MAX_META_BYTES: Final = 8 << 20
+MAX_BODY_BYTES: Final = 128 << 20
+_HEADER: Final = struct.Struct("<4sHHIIQQ")  # magic, version, kind, meta bytes, body bytes, sequence, time_ns
+HEADER_BYTES: Final = _HEADER.size
+
+
+class Kind(IntEnum):
+    """What a frame carries."""
+
+    HELLO = 1
+    VMS = 2
+    TOTALS = 3
+    FAULTS = 4
+    BYE = 5
+
+
+_SCHEMA: Final[dict[Kind, tuple[tuple[str, np.dtype[Any]], ...]]] = {
+    Kind.HELLO: (),
+    Kind.VMS: (),
+    Kind.TOTALS: (
+        ("slots", np.dtype("<u4")),
+        ("vcpus", VCPU_DTYPE),
+        ("vms", VM_DTYPE),
+        ("cells", CELL_DTYPE),
+    ),
+    Kind.FAULTS: (("records", FAULT_DTYPE),),
+    Kind.BYE: (),
+}
+
+
+class WireError(ValueError):
+    """A frame that does not fit the protocol; the message names what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The fixed part of a frame. time_ns: CLOCK_MONOTONIC when the frame was made."""
+
+    kind: Kind
+    meta_bytes: int
+    body_bytes: int
+    sequence: int
+    time_ns: int
+
+    @property
+    def rest_bytes(self) -> int:
+        """Bytes that follow the header."""
+        return self.meta_bytes + self.body_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One decoded frame. arrays hold what the kind's schema names, shape (n,)."""
+
+    kind: Kind
+    time_ns: int
+    meta: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    sequence: int = 0
+
+
+def encode(message: Message) -> bytes:
+    """The frame of a message. Raises WireError if an array is missing or has another dtype than its schema."""
+    parts: list[bytes] = []
+    counts: dict[str, int] = {}
+    for name, dtype in _SCHEMA[message.kind]:
+        array = message.arrays.get(name)
+        if array is None or array.dtype != dtype:
+            raise WireError(f"{message.kind.name}.{name} must be {dtype}, not {getattr(array, 'dtype', None)}")
+        counts[name] = len(array)
+        parts.append(np.ascontiguousarray(array).tobytes())
+    meta = dict(message.meta)
+    if counts:
+        meta["counts"] = counts
+    encoded = json.dumps(meta, separators=(",", ":")).encode()
+    body_bytes = sum(map(len, parts))
+    header = _HEADER.pack(MAGIC, VERSION, message.kind, len(encoded), body_bytes, message.sequence, message.time_ns)
+    return b"".join((header, encoded, *parts))
+
+
+def decode_header(data: bytes) -> Header:
+    """Raises WireError on a wrong magic, version, kind or an excessive length."""
+    if len(data) != HEADER_BYTES:
+        raise WireError(f"frame header has {len(data)} bytes, expected {HEADER_BYTES}: truncated?")
+    magic, version, kind, meta_bytes, body_bytes, sequence, time_ns = _HEADER.unpack(data)
+    if magic != MAGIC:
+        raise WireError(f"not an exitscope frame: starts with {magic!r}, expected {MAGIC!r}")
+    if version != VERSION:
+        raise WireError(f"frame version {version}, this side speaks {VERSION}: run the same release on both sides")
+    try:
+        known = Kind(kind)
+    except ValueError:
+        raise WireError(f"unknown frame kind {kind}") from None
+    if meta_bytes > MAX_META_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise WireError(f"frame of {meta_bytes} + {body_bytes} bytes, allowed {MAX_META_BYTES} + {MAX_BODY_BYTES}")
+    return Header(known, meta_bytes, body_bytes, sequence, time_ns)
+
+
+def decode_body(header: Header, rest: bytes) -> Message:
+    """The message of a header and the `header.rest_bytes` after it; arrays are read-only views of `rest`.
+
+    Raises WireError when the sizes do not fit, naming both.
+    """
+    if len(rest) != header.rest_bytes:
+        raise WireError(f"{header.kind.name} frame has {len(rest)} bytes, its header says {header.rest_bytes}")
+    try:
+        meta = json.loads(rest[: header.meta_bytes])
+    except ValueError as error:
+        raise WireError(f"{header.kind.name} frame: meta is not JSON: {error}") from None
+    if not isinstance(meta, dict):
+        raise WireError(f"{header.kind.name} frame: meta is not a JSON object")
+    counts = meta.pop("counts", {})
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    offset = header.meta_bytes
+    for name, dtype in _SCHEMA[header.kind]:
+        count = counts.get(name) if isinstance(counts, dict) else None
+        end = offset + (count if isinstance(count, int) and count >= 0 else -1) * dtype.itemsize
+        if not isinstance(count, int) or count < 0 or end > len(rest):
+            raise WireError(
+                f"{header.kind.name}.{name}: {count} items of {dtype.itemsize} bytes do not fit into the "
+                f"{len(rest) - offset} bytes left"
+            )
+        arrays[name] = np.frombuffer(rest, dtype, count, offset)
+        offset = end
+    if offset != len(rest):
+        raise WireError(f"{header.kind.name} frame: {len(rest) - offset} bytes more than its arrays need")
+    return Message(header.kind, header.time_ns, meta, arrays, header.sequence)

@@ -1,0 +1,274 @@
+"""The state of everything seen: takes the collector's messages, keeps counters, windows and time series.
+
+Nothing here knows of sockets, clocks or clients: time is the messages' own. One thread.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from exitscope_probes.histogram import BUCKETS
+from exitscope_probes.records import EXIT_CELLS, LOSSES, MODES, RESOLVERS, SERIES
+from exitscope_probes.wire import Kind, Message
+
+from .latency import percentile_columns
+from .peer import Hello, PeerVms, checked
+from .rows import MAX_ROWS, MAX_SLOTS, Rows, is_vcpu
+from .series import Series
+from .slowest import Slowest
+from .vms import MAX_VMS, Vms
+from .window import Counters
+
+# Columns of the per-vCPU scalars, all int64.
+COUNTS: Final = slice(0, SERIES)
+SUMS_NS: Final = slice(SERIES, 2 * SERIES)
+EXITS: Final = slice(2 * SERIES, 2 * SERIES + EXIT_CELLS)
+STALL_NS: Final = 2 * SERIES + EXIT_CELLS
+_SCALARS: Final = STALL_NS + 1
+
+# Columns of the per-VM scalars.
+DEMAND: Final = slice(0, len(RESOLVERS))
+BACKGROUND: Final = slice(len(RESOLVERS), 2 * len(RESOLVERS))
+FAILED: Final = 2 * len(RESOLVERS)
+_VM_SCALARS: Final = FAILED + 1
+
+HISTOGRAM_WIDTH: Final = SERIES * BUCKETS
+USER_MODES: Final = len(MODES) - 1
+"""Modes that userspace resolves. The last, `kernel`, is shown apart: its many short ones hide the rest."""
+
+
+class Aggregate:
+    """See the module. Readers use rows, vms, histograms, scalars, fills, series, slowest and losses."""
+
+    def __init__(self) -> None:
+        self.hello = Hello()
+        self.time_ns = 0
+        self.sessions = 0
+        self.losses: dict[str, int] = dict.fromkeys(LOSSES, 0)
+        self.records_dropped = 0
+        self.records = 0
+        self.rows = Rows()
+        self.vms = Vms(self.rows)
+        self.histograms = Counters(MAX_ROWS, HISTOGRAM_WIDTH, np.uint32)
+        self.scalars = Counters(MAX_ROWS, _SCALARS, np.int64)
+        self.fills = Counters(MAX_VMS + 1, _VM_SCALARS, np.int64)
+        self.outstanding: dict[int, int] = {}
+        self.series = Series()
+        self.slowest = Slowest()
+        self.rows_refused = 0
+        self.wrapped: dict[int, int] = {}
+        self._first = True  # no TOTALS of this collector yet
+        self._named = False  # no VMS of this collector yet
+        self._started = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether this collector has said which VMs there are."""
+        return self._named
+
+    def handle(self, message: Message) -> None:
+        """Take one message over. Raises WireError if its meta does not fit."""
+        time_ns = max(message.time_ns, self.time_ns)
+        match message.kind:
+            case Kind.HELLO:
+                self._hello(checked(Hello, message))
+            case Kind.VMS:
+                self._see_vms(checked(PeerVms, message), time_ns)
+            case Kind.TOTALS:
+                self._totals(message, time_ns)
+            case Kind.FAULTS:
+                self.records_dropped = _count(message.meta.get("dropped"))
+                self.records += len(message.arrays["records"])
+                self.slowest.add(message.arrays["records"], time_ns)
+            case Kind.BYE:
+                pass
+
+    def _hello(self, hello: Hello) -> None:
+        again = self.sessions > 0 and (hello.started_ns, hello.host) == (
+            self.hello.started_ns,
+            self.hello.host,
+        )
+        self.hello = hello
+        if again:
+            return  # the same collector after a lost connection: its counts go on
+        self.sessions += 1
+        self._first, self._named = True, False
+        self.rows.detach_all()
+        self.vms.new_session()
+        self.slowest.clear()
+        self.losses = dict.fromkeys(LOSSES, 0)
+        self.records_dropped = 0
+
+    def _see_vms(self, peers: PeerVms, time_ns: int) -> None:
+        self._named = True
+        counting = self.rows.of_slot[self.rows.of_slot >= 0]
+        known = {vm.row for vm in self.vms}
+        for vm in self.vms.see(peers.vms, time_ns):
+            for row in set(vm.rows.values()).difference(counting.tolist()):
+                self._reset_row(row)
+            self.fills.reset_row(vm.row)
+            if vm.row not in known:
+                self.series.clear_vm(vm.row)
+        self.vms.forget_old(time_ns)
+
+    def _totals(self, message: Message, time_ns: int) -> None:
+        if not self._started:  # windows begin with the first data, not with the epoch of the clock
+            self._started = True
+            for counters in (self.histograms, self.scalars, self.fills):
+                counters.start(time_ns)
+        self.time_ns = time_ns
+        if not self._named:
+            return
+        loss = message.meta.get("loss")
+        if isinstance(loss, dict):
+            self.losses.update({str(name)[:64]: _count(value) for name, value in list(loss.items())[:64]})
+        slots, totals = message.arrays["slots"], message.arrays["vcpus"]
+        if len(slots) == len(totals):
+            self._vcpus(slots, totals)
+        self._cells(message.arrays["cells"])
+        self._vms(message.arrays["vms"])
+        self._first = False
+        if self.histograms.tick_due(time_ns):
+            self._tick(time_ns)
+        for counters in (self.histograms, self.scalars, self.fills):
+            counters.close(time_ns)
+
+    def _vcpus(self, slots: npt.NDArray[Any], totals: npt.NDArray[Any]) -> None:
+        fits = (slots < MAX_SLOTS) & (totals["vm"] != 0)
+        for slot in slots[(slots < MAX_SLOTS) & (totals["vm"] == 0)]:
+            self.rows.detach_slot(int(slot))
+        slots, totals = slots[fits], totals[fits]
+        rows = self.rows.of_slot[slots]
+        known = self.rows.totals[rows]
+        new = (rows < 0) | (known["vm"] != totals["vm"]) | (known["vcpu"] != totals["vcpu"])
+        new |= (totals["series"]["count"] < known["series"]["count"]).any(axis=1)
+        for i in np.flatnonzero(new):
+            rows[i] = self._attach(int(slots[i]), int(totals["vm"][i]), int(totals["vcpu"][i]))
+        rows, totals = rows[rows >= 0], totals[rows >= 0]
+        self.rows.totals[rows] = totals
+
+        # Time stood still so far: in finished faults and in the one still open. It grows without jumps, so
+        # that its difference over a window is the stall in just that window.
+        rows = np.union1d(rows, np.flatnonzero(self.rows.alive))
+        state = self.rows.totals[rows]
+        values = np.empty((len(rows), _SCALARS), np.int64)
+        values[:, COUNTS] = state["series"]["count"]
+        values[:, SUMS_NS] = state["series"]["sum_ns"]
+        values[:, EXITS] = state["exits"]
+        opened, finished = state["open_since_ns"].astype(np.int64), state["stall_ns"].astype(np.int64)
+        alive = self.rows.alive[rows] & (state["exited"] == 0)
+        stood = finished + np.where(alive & (opened > 0), np.maximum(self.time_ns - opened, 0), 0)
+        values[:, STALL_NS] = np.where(alive, stood, np.maximum(finished, self.scalars.now[rows, STALL_NS]))
+        self._update(self.scalars, rows, values)
+
+    def _attach(self, slot: int, number: int, vcpu: int) -> int:
+        """The row for the new owner of a slot, -1 if there is no room."""
+        self.rows.detach_slot(slot)
+        vm = self.vms.by_number(number)
+        if vm is None:
+            self.rows_refused += 1
+            return -1
+        if vcpu not in vm.rows:
+            if self.rows.free == 0 and not self.vms.make_room():
+                self.rows_refused += 1
+                return -1
+            vm.rows[vcpu] = self.rows.take()
+            vm.final.pop(vcpu, None)
+            self.series.clear_row(vm.rows[vcpu])
+        row = vm.rows[vcpu]
+        self.rows.attach(row, slot)
+        self._reset_row(row)
+        return row
+
+    def _reset_row(self, row: int) -> None:
+        self.histograms.reset_row(row)
+        self.scalars.reset_row(row)
+        first = row * HISTOGRAM_WIDTH
+        for cell in [cell for cell in self.wrapped if first <= cell < first + HISTOGRAM_WIDTH]:
+            del self.wrapped[cell]
+
+    def _update(self, counters: Counters, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        """Bring rows (n,) to the cumulative values (n, width)."""
+        index, column = np.nonzero(values != counters.now[rows])
+        cells = rows[index] * counters.width + column
+        if self._first:
+            counters.set_base(cells, values[index, column])
+        else:
+            counters.add(cells, values[index, column] - counters.now[rows[index], column])
+
+    def _cells(self, cells: npt.NDArray[Any]) -> None:
+        slots = cells["cell"] // HISTOGRAM_WIDTH
+        rows = np.where(slots < MAX_SLOTS, self.rows.of_slot[np.minimum(slots, MAX_SLOTS - 1)], -1)
+        flat = rows.astype(np.int64) * HISTOGRAM_WIDTH + cells["cell"] % HISTOGRAM_WIDTH
+        ours = rows >= 0
+        flat, counts = flat[ours], cells["count"][ours]
+        beyond = counts >> np.uint64(32)
+        for i in np.flatnonzero(beyond):  # buckets are kept modulo 2^32
+            self.wrapped[int(flat[i])] = int(beyond[i])
+        low = counts.astype(np.uint32)
+        if self._first:
+            self.histograms.set_base(flat, low)
+            return
+        increments = low - self.histograms.now.reshape(-1)[flat]
+        grew = (increments > 0) & (increments < 1 << 31)  # else it fell: the slot is between two owners
+        self.histograms.add(flat[grew], increments[grew])
+
+    def _vms(self, totals: npt.NDArray[Any]) -> None:
+        rows, values = [], []
+        for record in totals:
+            vm = self.vms.by_number(int(record["vm"]))
+            if vm is None or vm.row == 0:
+                continue
+            rows.append(vm.row)
+            values.append(
+                np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))
+            )
+            self.outstanding[vm.row] = max(int(record["events_read"]) - int(record["events_done"]), 0)
+        if rows:
+            self._update(self.fills, np.array(rows), np.array(values).astype(np.int64))
+
+    def _tick(self, time_ns: int) -> None:
+        """The newest column of the time series, from what was counted since the last."""
+        histograms, since_ns = self.histograms.open_tick()
+        counted, _ = self.scalars.open_tick()
+        length_s = max(time_ns - since_ns, 1) / 1e9
+        running = self.vms.running()
+        self.series.begin(time_ns, [0, *(vm.row for vm in self.vms)])
+        everywhere: list[npt.NDArray[Any]] = []
+        for vm in running:
+            rows = np.array([row for vcpu, row in vm.rows.items() if is_vcpu(vcpu)], np.int64)
+            self.series.write_queue(vm.row, vm.pending, vm.total)
+            everywhere.append(rows)
+            self._tick_vm(vm.row, rows, histograms, counted, length_s)
+        self.series.write_queue(0, sum(vm.pending for vm in running), sum(vm.total for vm in running))
+        every_row = np.concatenate([np.empty(0, np.int64), *everywhere])
+        self._tick_vm(0, every_row, histograms, counted, length_s)
+        busy = every_row[counted[every_row, :USER_MODES].any(axis=1)]
+        if len(busy):
+            user = histograms[busy, : USER_MODES * BUCKETS].reshape(len(busy), USER_MODES, BUCKETS).sum(axis=1)
+            _, _, p99, _ = percentile_columns(user, self._longest(busy, slice(0, USER_MODES)))
+            self.series.write_heat(busy, p99)
+
+    def _tick_vm(
+        self,
+        vm_row: int,
+        rows: npt.NDArray[Any],
+        histograms: npt.NDArray[Any],
+        counted: npt.NDArray[Any],
+        length_s: float,
+    ) -> None:
+        counts = counted[rows, : len(MODES)].sum(axis=0)
+        for mode in np.flatnonzero(counts > 0):
+            histogram = histograms[rows, mode * BUCKETS : (mode + 1) * BUCKETS].sum(axis=0, dtype=np.int64)
+            longest = self._longest(rows, slice(mode, mode + 1)).max(keepdims=True)
+            values = (float(column[0]) for column in percentile_columns(histogram[None], longest))
+            self.series.write_vm(vm_row, int(mode), (counts[mode] / length_s, *values))
+
+    def _longest(self, rows: npt.NDArray[Any], series: slice) -> npt.NDArray[Any]:
+        longest: npt.NDArray[Any] = self.rows.totals["series"]["max_ns"][rows, series].max(axis=1)
+        return longest
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

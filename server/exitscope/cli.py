@@ -1,0 +1,119 @@
+"""The command line. Exit status: 0 done, 1 failed with one clear line, 2 wrong usage."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exitscope_probes.errors import ProbeError
+
+from . import __version__
+from .errors import UserError
+from .settings import COLLECTOR, SERVER, as_arguments, default_user, takes
+
+_PASS_THROUGH: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+class _Lines(click.Group):
+    """Turns what a user can mend into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (UserError, ProbeError) as error:
+            click.echo(f"exitscope: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Lines, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="exitscope")
+def main() -> None:
+    """See where every vCPU's time goes while guest memory isn't there yet."""
+
+
+@takes(*SERVER, "socket", "source", "replay_reason")
+@main.command()
+def serve(socket: str, **settings: Any) -> None:
+    """Show what the collector sees: page, API and metrics. Needs no privileges."""
+    from .serve import serve as run_server
+
+    run_server(socket_path=socket, **settings)
+
+
+@takes("user", *COLLECTOR)
+@main.command()
+def collect(user: str | None, **settings: Any) -> None:
+    """Trace all VMs of this host and serve what is seen on a unix socket. Needs root."""
+    sys.exit(_collect(user, settings))
+
+
+@takes(*SERVER, *COLLECTOR)
+@main.command()
+def run(**settings: Any) -> None:
+    """collect + serve, as two processes; a replay where this host cannot be traced."""
+    sys.exit(_run(settings, demo=False))
+
+
+@takes(*SERVER, *COLLECTOR)
+@main.command()
+def demo(**settings: Any) -> None:
+    """run + guests that fault, so that there is something to see."""
+    sys.exit(_run(settings, demo=True))
+
+
+@main.command(context_settings=_PASS_THROUGH)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def guest(options: tuple[str, ...]) -> None:
+    """The real KVM demand-paging workload; `exitscope guest --help` lists its options."""
+    os.execv(sys.executable, [sys.executable, "-m", "exitscope_probes.guest", *options])
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(as_json: bool) -> None:
+    """What this host can show, hook by hook, and what to do about what it cannot."""
+    from exitscope_probes import doctor as probes_doctor
+
+    sys.exit(probes_doctor.main(as_json))
+
+
+def _collect(user: str | None, settings: dict[str, Any]) -> int:
+    from exitscope_probes import collector
+
+    from .privileges import group_of
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    if os.geteuid() == 0 and "group" not in given and (group := group_of(user or default_user())):
+        given["group"] = group
+    return collector.main(collector.Settings(**given))
+
+
+def _run(settings: dict[str, Any], demo: bool) -> int:
+    from exitscope_probes import doctor as probes_doctor
+
+    from .demo import guests
+    from .supervise import Child, supervise
+
+    exitscope = [sys.executable, "-m", "exitscope"]
+    server = [*exitscope, "serve", *as_arguments(settings, SERVER)]
+    reason = probes_doctor.usable()
+    if reason is None:
+        options = as_arguments(settings, ("user", *COLLECTOR))
+        children = [
+            Child.always("the server", [*server, *as_arguments(settings, ("socket",))]),
+            Child.always("the collector", [*exitscope, "collect", *options]),
+        ]
+        return supervise(children + (guests() if demo else []))
+    recording = _bundled_recording()
+    print(f"exitscope: replaying a recording, because live tracing is not possible: {reason}", file=sys.stderr)
+    return supervise([Child.always("the server", [*server, "--source", str(recording), "--replay-reason", reason])])
+
+
+def _bundled_recording() -> Path:
+    found = sorted((Path(__file__).parent / "data").glob("*.gz"))
+    if not found:
+        raise UserError("live tracing is not possible here, and no recording is bundled: `exitscope doctor` says why")
+    return found[0]

@@ -1,0 +1,259 @@
+"""S3: what the page is told about one VM and window at one moment, as plain data (S4 is this as JSON)."""
+
+import time
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from exitscope_probes.records import (
+    ADDRESS_UNKNOWN,
+    EXIT_STAGES,
+    MODE_EXIT,
+    MODE_MEMORY_FAULT,
+    MODES,
+    RESOLVERS,
+    UFFD_STAGES,
+    VCPU_OTHER,
+)
+
+from .aggregate import BACKGROUND, DEMAND, FAILED, USER_MODES, Aggregate
+from .series import TICKS
+from .slowest import STAGE_FIELDS, latency_ns
+from .source import Status
+from .view import View
+from .vms import ALL, Vm
+from .window import TICK_NS
+
+LOSS_NAMES: Final = (
+    "ring_full", "map_full", "unmatched_begin", "unmatched_end", "unreadable", "hook_missing", "slow_client"
+)  # fmt: skip
+
+
+class Selection:
+    """The VMs that a view is about: one, or every running one.
+
+    vcpus: (VM, vCPU number) of each row shown, in the order of every list of vCPUs. rows: their rows.
+    """
+
+    def __init__(self, vm_id: str, vms: list[Vm]) -> None:
+        self.id = vm_id
+        self.vms = vms
+        self.vcpus = [(vm, vcpu) for vm in vms for vcpu in vm.vcpus()]
+        self.rows: npt.NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *(vm.vcpu_rows() for vm in vms)])
+        self.other_rows = np.array([vm.rows[VCPU_OTHER] for vm in vms if VCPU_OTHER in vm.rows], np.int64)
+        self.series_row = 0 if vm_id == ALL else vms[0].row
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """Names the rows: changes when a row comes, goes or moves."""
+        return tuple((vm.id, vcpu) for vm, vcpu in self.vcpus)
+
+
+def select(aggregate: Aggregate, vm_id: str) -> Selection | None:
+    """The selection of a VM's id, of `all`, or (empty) of what is best shown; None if there is no such VM."""
+    running = aggregate.vms.running()
+    if not vm_id:
+        if len(running) > 1:
+            vm_id = ALL
+        elif running or len(aggregate.vms):
+            vm_id = (running or list(aggregate.vms))[-1].id
+        else:
+            return None
+    if vm_id == ALL:
+        return Selection(ALL, running)
+    vm = aggregate.vms.get(vm_id)
+    return Selection(vm_id, [vm]) if vm else None
+
+
+def build(
+    aggregate: Aggregate,
+    status: Status,
+    selection: Selection | None,
+    length_ns: int,
+    sequence: int,
+    skipped: int,
+) -> dict[str, Any]:
+    """A `frame` of S4 without its tick. skipped: frames that slow clients were not sent."""
+    now_ns = time.monotonic_ns()
+    frame: dict[str, Any] = {
+        "type": "frame",
+        "sequence": sequence,
+        "time_ns": aggregate.time_ns,
+        "wall_ms": time.time_ns() // 1_000_000 - (now_ns - aggregate.time_ns) // 1_000_000,
+        "window_ns": length_ns,
+        "window_filled_ns": aggregate.scalars.filled_ns(length_ns),
+        "source": source(aggregate, status),
+        "sampling": 1,
+        "vms": vm_list(aggregate, length_ns),
+        "vm": selection.id if selection else None,
+        "loss": loss(aggregate, skipped),
+        "missing_hooks": missing_hooks(aggregate),
+    }
+    return frame | _shown(aggregate, selection or Selection(ALL, []), length_ns)
+
+
+def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[str, Any]:
+    view = View(aggregate, selection.rows, length_ns)
+    numbers = [vm.number for vm in selection.vms]
+    return {
+        "modes": view.modes(),
+        "other": View(aggregate, selection.other_rows, length_ns).everything(),
+        "stages": view.stages(),
+        "vcpus": vcpu_list(aggregate, selection, view),
+        "exits": view.exits(),
+        "fills": fills(aggregate, selection, length_ns),
+        "queue": {
+            "pending": sum(vm.pending for vm in selection.vms),
+            "total": sum(vm.total for vm in selection.vms),
+            "outstanding": sum(aggregate.outstanding.get(vm.row, 0) for vm in selection.vms),
+        },
+        "slowest": [
+            slowest_record(aggregate, record)
+            for record in aggregate.slowest.over(length_ns, aggregate.time_ns, numbers)
+        ],
+    }
+
+
+def history(aggregate: Aggregate, selection: Selection | None, length_ns: int) -> dict[str, Any]:
+    """A `history` of S4."""
+    ticks = aggregate.series.ticks(selection.series_row, selection.rows, TICKS) if selection else []
+    vm_id = selection.id if selection else None
+    return {"type": "history", "vm": vm_id, "window_ns": length_ns, "tick_ns": TICK_NS, "ticks": ticks}
+
+
+def tick(aggregate: Aggregate, selection: Selection | None) -> dict[str, Any] | None:
+    """The newest column of the time series, None if there is none."""
+    if selection is None:
+        return None
+    ticks = aggregate.series.ticks(selection.series_row, selection.rows, 1)
+    return ticks[-1] if ticks else None
+
+
+def source(aggregate: Aggregate, status: Status) -> dict[str, Any]:
+    """How the source is, and what it says of its host."""
+    now_ns = time.monotonic_ns()
+    return {
+        "kind": status.kind,
+        "state": status.state(now_ns),
+        "reason": status.explain(now_ns),
+        "age_ns": now_ns - status.data_ns if status.data_ns else None,
+        "errors": status.errors,
+        "host": aggregate.hello.host,
+        "kernel": aggregate.hello.kernel,
+    }
+
+
+def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str, Any]]:
+    """Every VM; with its fault rate if a window is given."""
+    listed = []
+    for vm in aggregate.vms:
+        entry = {
+            "id": vm.id,
+            "name": vm.peer.name or vm.id,
+            "pid": vm.peer.pid,
+            "vmm": vm.peer.vmm,
+            "state": vm.state,
+            "vcpus": len(vm.vcpus()),
+            "faults": vm.faults(aggregate.rows),
+        }
+        if length_ns is not None:
+            counted = aggregate.scalars.since(length_ns, vm.vcpu_rows(), slice(0, USER_MODES)).sum()
+            filled_ns = max(aggregate.scalars.filled_ns(length_ns), 1)
+            entry["rate_per_s"] = round(max(int(counted), 0) * 1e9 / filled_ns, 2)
+        listed.append(entry)
+    return listed
+
+
+def vcpu_list(aggregate: Aggregate, selection: Selection, view: View) -> list[dict[str, Any]]:
+    """A row per vCPU, in the selection's order."""
+    names = {(vm.id, peer.vcpu): peer.name for vm in selection.vms for peer in vm.peer.vcpus}
+    columns = zip(
+        selection.vcpus, selection_totals(aggregate, selection), view.rate_per_row(), view.latency_per_row(),
+        view.stall_per_row(), strict=True,
+    )  # fmt: skip
+    return [
+        {
+            "vm": vm.id,
+            "vm_name": vm.peer.name or vm.id,
+            "vcpu": vcpu,
+            "tid": tid,
+            "name": names.get((vm.id, vcpu)) or f"vCPU {vcpu}",
+            "faults": dict(zip(MODES, counts, strict=True)),
+            "rate_per_s": rate,
+            "latency_ns": latency,
+            "stall": stall,
+            "open_since_ns": open_since_ns if vm.gone_ns is None else 0,
+        }
+        for (vm, vcpu), (tid, open_since_ns, counts), rate, latency, stall in columns
+    ]
+
+
+def selection_totals(aggregate: Aggregate, selection: Selection) -> list[tuple[int, int, list[int]]]:
+    """(tid, open_since_ns, faults per mode since first seen) of each row."""
+    out: list[tuple[int, int, list[int]]] = []
+    for vm in selection.vms:
+        totals = vm.totals(aggregate.rows)
+        counts = totals["series"]["count"][:, : len(MODES)].tolist()
+        out += zip(totals["tid"].tolist(), totals["open_since_ns"].tolist(), counts, strict=True)
+    return out
+
+
+def fills(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[str, Any]:
+    """Pages made present in the window, by what did it, while somebody waited or ahead of need."""
+    rows = np.array([vm.row for vm in selection.vms], np.int64)
+    counted = np.maximum(aggregate.fills.since(length_ns, rows).sum(axis=0), 0)
+    return {
+        "demand": {name: n for name, n in zip(RESOLVERS, counted[DEMAND].tolist(), strict=True) if n},
+        "background": {name: n for name, n in zip(RESOLVERS, counted[BACKGROUND].tolist(), strict=True) if n},
+        "failed": int(counted[FAILED]),
+    }
+
+
+def slowest_record(aggregate: Aggregate, record: Any) -> dict[str, Any]:
+    """One fault record for a person to read."""
+    names = EXIT_STAGES if record["mode"] in (MODE_EXIT, MODE_MEMORY_FAULT) else UFFD_STAGES
+    fields = [name for name in STAGE_FIELDS if len(names) == len(STAGE_FIELDS) or name != "notify_ns"]
+    vm = aggregate.vms.by_number(int(record["vm"]))
+    return {
+        "time_ns": int(record["begin_ns"]),
+        "vm": vm.id if vm else None,
+        "vcpu": int(record["vcpu"]),
+        "mode": MODES[record["mode"]] if record["mode"] < len(MODES) else "unknown",
+        "latency_ns": int(latency_ns(record)),
+        "stages_ns": {name: int(record[field]) for name, field in zip(names, fields, strict=True)},
+        "gpa": _address(record["gpa"]),
+        "hva": _address(record["hva"]),
+        "resolver": RESOLVERS[record["resolver"]] if record["resolver"] < len(RESOLVERS) else "unknown",
+        "handler_tid": int(record["handler_tid"]),
+        "tid": int(record["tid"]),
+    }
+
+
+def loss(aggregate: Aggregate, skipped: int) -> dict[str, int]:
+    """The loss ledger, every place by its name; all 0 means that nothing was lost."""
+    ledger = dict.fromkeys(LOSS_NAMES, 0) | aggregate.losses
+    # The collector counts the records that it dropped for its slow clients, us among them, in both places.
+    ledger["slow_client"] = max(ledger["slow_client"], aggregate.records_dropped) + skipped
+    ledger["server_full"] = aggregate.rows_refused + aggregate.vms.refused
+    return ledger
+
+
+def hooks(aggregate: Aggregate) -> list[dict[str, Any]]:
+    """What HELLO said of the hook plan."""
+    said = aggregate.hello.capabilities or []
+    found = said.get("hooks", []) if isinstance(said, dict) else said
+    return [hook for hook in found if isinstance(hook, dict)] if isinstance(found, list) else []
+
+
+def missing_hooks(aggregate: Aggregate) -> list[str]:
+    """A short text per hook that is not attached."""
+    return [
+        f"{hook.get('title') or hook.get('hook')}: {hook.get('status')}"
+        for hook in hooks(aggregate)
+        if hook.get("status") != "attached"
+    ]
+
+
+def _address(value: Any) -> str | None:
+    return None if int(value) == ADDRESS_UNKNOWN else f"{int(value):#x}"

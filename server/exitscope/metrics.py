@@ -1,0 +1,119 @@
+"""The totals in Prometheus's text format. No guest address is in it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from exitscope_probes.histogram import BUCKETS, bucket_floor_ns
+from exitscope_probes.records import MODES, RESOLVERS, VCPU_OTHER
+
+from . import frame
+from .aggregate import BACKGROUND, DEMAND, FAILED, HISTOGRAM_WIDTH, STALL_NS, Aggregate
+from .hub import Hub
+from .source import Status
+from .view import named_exits
+from .vms import Vm
+from .window import NS_PER_S
+
+_OCTAVE: Final = 16  # buckets per power of two
+_FIRST: Final = 5 * _OCTAVE  # bucket that begins at 1.024 µs
+_BOUNDS: Final = tuple(range(_FIRST, BUCKETS, _OCTAVE))
+_EDGES_S: Final = bucket_floor_ns().astype(np.float64) / 1e9
+
+
+def exposition(aggregate: Aggregate, status: Status, hub: Hub) -> tuple[bytes, str]:
+    """The text, and its content type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Totals(aggregate, status, hub))
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+
+
+class _Totals(Collector):
+    def __init__(self, aggregate: Aggregate, status: Status, hub: Hub) -> None:
+        self._aggregate = aggregate
+        self._status = status
+        self._hub = hub
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric, from the state as it is now."""
+        source = frame.source(self._aggregate, self._status)
+        up = GaugeMetricFamily("exitscope_source_up", "1 if data come from the source.", labels=["kind"])
+        up.add_metric([source["kind"]], float(source["state"] == "connected"))
+        yield up
+        lost = CounterMetricFamily("exitscope_loss", "The loss ledger: data lost, by place.", labels=["where"])
+        for where, count in frame.loss(self._aggregate, self._hub.skipped).items():
+            lost.add_metric([where], count)
+        yield lost
+        yield GaugeMetricFamily("exitscope_clients", "Pages connected now.", len(self._hub.clients))
+        yield from self._vms(list(self._aggregate.vms))
+
+    def _vms(self, vms: list[Vm]) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "exitscope_vm_running", "1 if the VM runs, 0 if it has ended.", labels=["vm", "name"]
+        )
+        faults = CounterMetricFamily(
+            "exitscope_faults", "Missing-page faults of the VM's vCPUs.", labels=["vm", "mode"]
+        )
+        latency = HistogramMetricFamily(
+            "exitscope_fault_latency_seconds",
+            "From the access until the vCPU runs again.",
+            labels=["vm", "mode"],
+        )
+        stall = CounterMetricFamily(
+            "exitscope_stall_seconds", "Time that the vCPU stood still in faults.", labels=["vm", "vcpu"]
+        )
+        exits = CounterMetricFamily(
+            "exitscope_exits",
+            "Returns of KVM_RUN to userspace, by exit reason or error.",
+            labels=["vm", "reason"],
+        )
+        fills = CounterMetricFamily(
+            "exitscope_fills",
+            "Pages made present, on demand or ahead of need.",
+            labels=["vm", "kind", "resolver"],
+        )
+        failed = CounterMetricFamily("exitscope_fills_failed", "Fills that returned an error.", labels=["vm"])
+        for vm in vms:
+            running.add_metric([vm.id, vm.peer.name or ""], float(vm.gone_ns is None))
+            totals = vm.totals(self._aggregate.rows)
+            for mode, count in vm.faults(self._aggregate.rows).items():
+                faults.add_metric([vm.id, mode], count)
+            for reason, count in named_exits(totals["exits"].sum(axis=0)).items():
+                exits.add_metric([vm.id, reason], count)
+            for vcpu, row in sorted(vm.rows.items()):
+                if vcpu != VCPU_OTHER:
+                    stood = int(self._aggregate.scalars.now[row, STALL_NS])
+                    stall.add_metric([vm.id, str(vcpu)], stood / NS_PER_S)
+            filled = self._aggregate.fills.now[vm.row]
+            for kind, cells in (("demand", filled[DEMAND]), ("background", filled[BACKGROUND])):
+                for resolver, count in zip(RESOLVERS, cells.tolist(), strict=True):
+                    if count:
+                        fills.add_metric([vm.id, kind, resolver], count)
+            failed.add_metric([vm.id], int(filled[FAILED]))
+            self._latency(latency, vm, totals)
+        yield from (running, faults, latency, stall, exits, fills, failed)
+
+    def _latency(self, family: HistogramMetricFamily, vm: Vm, totals: npt.NDArray[np.void]) -> None:
+        rows = [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]
+        for number, mode in enumerate(MODES):
+            count = int(totals["series"]["count"][:, number].sum())
+            if not count or not rows:
+                continue
+            columns = slice(number * BUCKETS, (number + 1) * BUCKETS)
+            histogram = self._aggregate.histograms.now[rows, columns].sum(axis=0, dtype=np.int64)
+            for cell, times in self._aggregate.wrapped.items():
+                column = cell % HISTOGRAM_WIDTH - number * BUCKETS
+                if cell // HISTOGRAM_WIDTH in rows and 0 <= column < BUCKETS:
+                    histogram[column] += times << 32
+            below = np.cumsum(histogram)
+            bounds = [(f"{_EDGES_S[bound]:.9g}", float(below[bound - 1])) for bound in _BOUNDS]
+            # Counts and buckets are read one after the other: +Inf must not be below the last bound.
+            bounds.append(("+Inf", float(max(count, below[-1]))))
+            sum_s = int(totals["series"]["sum_ns"][:, number].sum()) / NS_PER_S
+            family.add_metric([vm.id, mode], bounds, sum_value=sum_s)

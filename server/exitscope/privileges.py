@@ -1,0 +1,55 @@
+"""Giving up root: the server needs nothing but its sockets."""
+
+import contextlib
+import ctypes
+import os
+import pwd
+import signal
+from typing import Final
+
+from .errors import UserError
+
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent process ends; for a child right after fork."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def drop_to(name: str, socket_path: str | None, has_parent: bool) -> None:
+    """Become this user for good, with its own groups and the collector socket's (never root's).
+
+    No-op unless root. Raises UserError if there is no such user. has_parent: a new user id disarms
+    die_with_parent: arm it again.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise UserError(f"no user {name}: create it or choose another --user") from None
+    if user.pw_uid == 0:
+        return
+    groups = set(os.getgrouplist(name, user.pw_gid))
+    if socket_path is not None:
+        with contextlib.suppress(OSError):  # no collector yet: it says itself who may connect
+            groups.add(os.stat(socket_path).st_gid)
+    groups.discard(0)
+    os.setgroups(sorted(groups))
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if has_parent:
+        die_with_parent()
+
+
+def group_of(user_name: str) -> str | None:
+    """Name of a user's primary group, None if either is not there."""
+    import grp
+
+    try:
+        return grp.getgrgid(pwd.getpwnam(user_name).pw_gid).gr_name
+    except KeyError:
+        return None

@@ -1,0 +1,88 @@
+"""Which row of the counters belongs to which vCPU, whatever slot of the kernel's arrays it lives in."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from exitscope_probes.records import VCPU_DTYPE, VCPU_OTHER
+
+MAX_ROWS: Final = 768
+"""512 vCPUs alive (the collector's default) and room for those of VMs that ended; 45 KB each per window."""
+
+MAX_SLOTS: Final = 1 << 16
+"""Slots of the kernel's arrays that are followed at all: a frame that names a higher one is not believed."""
+
+
+BLANK: Final = 0
+
+
+class Rows:
+    """Rows in use, the kernel slot that feeds each, and the last totals of each.
+
+    totals: VCPU_DTYPE (MAX_ROWS,), vm == 0 where a row is free. alive: (MAX_ROWS,) bool, its VM still runs. A
+    row may be fed after that: the last counts of a VM may come when it has gone.
+    Row BLANK is nobody's and stays zero: it stands for a vCPU that no slot has counted yet.
+    """
+
+    def __init__(self) -> None:
+        self.totals: npt.NDArray[Any] = np.zeros(MAX_ROWS, VCPU_DTYPE)
+        self.alive = np.zeros(MAX_ROWS, bool)
+        self.of_slot = np.full(MAX_SLOTS, -1, np.int32)
+        self._slot = np.full(MAX_ROWS, -1, np.int32)
+        self._free = list(range(MAX_ROWS - 1, BLANK, -1))
+
+    @property
+    def free(self) -> int:
+        """Rows that can be taken."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """A free row. IndexError if there is none."""
+        return self._free.pop()
+
+    def attach(self, row: int, slot: int) -> None:
+        """From now on this slot feeds this row, which starts from zero."""
+        self.detach_slot(slot)
+        self.detach(row)
+        self.clear(row)
+        self.alive[row] = True
+        self.of_slot[slot] = row
+        self._slot[row] = slot
+
+    def rest(self, row: int) -> None:
+        """Its VM has ended."""
+        self.alive[row] = False
+
+    def clear(self, row: int) -> None:
+        """Forget the row's totals."""
+        self.totals[row] = np.zeros((), VCPU_DTYPE)
+
+    def detach_slot(self, slot: int) -> None:
+        """The slot's owner has gone: its row keeps what it has."""
+        row = self.of_slot[slot]
+        if row >= 0:
+            self.detach(int(row))
+
+    def detach(self, row: int) -> None:
+        """The same by row."""
+        self.alive[row] = False
+        if self._slot[row] >= 0:
+            self.of_slot[self._slot[row]] = -1
+            self._slot[row] = -1
+
+    def release(self, row: int) -> None:
+        """Give the row back."""
+        self.detach(row)
+        self.clear(row)
+        self._free.append(row)
+
+    def detach_all(self) -> None:
+        """Another collector: no slot means what it meant."""
+        for row in np.flatnonzero(self.alive):
+            self.detach(int(row))
+
+
+def is_vcpu(number: int) -> bool:
+    """False for the row of a VM's other threads (waiter class `other`)."""
+    return number != VCPU_OTHER

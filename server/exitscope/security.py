@@ -1,0 +1,82 @@
+"""Who may talk to the server, and what the page may do: Host and Origin checks, and the security headers."""
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import error_body
+
+# Plotly sets style attributes and adds a style element (hence unsafe-inline for styles, for nothing else) and
+# makes pictures of its charts as data: and blob: URLs.
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_HEADERS: Final = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Guard:
+    """ASGI middleware.
+
+    A Host that is a name must be one of ours: else a page of another site could point its own name to this
+    machine and read everything (DNS rebinding). An address cannot be rebound. A WebSocket's Origin, if it has
+    one, must be the page that this server served.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
+        self._app = app
+        self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 (ASGI)
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._allowed(host):
+            await _refuse(scope, send, f"Host {host[:200]!r} is not a name of this server", "See `--allow-host`.")
+        elif scope["type"] == "websocket" and origin is not None and origin.partition("://")[2] != host:
+            await _refuse(scope, send, f"Origin {origin[:200]!r} is another site", "")
+        else:
+
+            async def send_with_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    answer = MutableHeaders(scope=message)
+                    for name, value in _HEADERS.items():
+                        answer[name] = value
+                    # Browsers ask again for everything, and are not sent again what did not change.
+                    answer.setdefault("cache-control", "no-cache")
+                await send(message)
+
+            await self._app(scope, receive, send_with_headers)
+
+    def _allowed(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if name.lower().rstrip(".") in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
+
+
+async def _refuse(scope: Scope, send: Send, message: str, hint: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": message[:120]})
+        return
+    body = json.dumps(error_body("forbidden", message, hint)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

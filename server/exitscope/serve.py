@@ -1,0 +1,129 @@
+"""Runs the server: binds, gives up root, serves until SIGTERM or SIGINT."""
+
+import asyncio
+import importlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from .api import MAX_MESSAGE_BYTES
+from .app import create_app
+from .errors import UserError
+from .privileges import drop_to
+from .replay import ReplayError, ReplaySource
+from .settings import default_user
+from .source import SocketSource, Source
+
+CHILD_VARIABLE: Final = "EXITSCOPE_CHILD"
+"""Set in the environment of processes that `exitscope run` starts: they end with it."""
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How the app is served: one process, small messages from clients, nothing said about ourselves."""
+    return uvicorn.Config(
+        app,
+        ws="websockets-sansio",  # waits for slow clients, as `websockets` does, and is not deprecated
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_max_queue=4,
+        ws_per_message_deflate=False,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+
+
+class Server(uvicorn.Server):
+    """Says when and where it is up, and ends in order."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End in order on SIGTERM and SIGINT, with exit status 0; at once on a second SIGINT."""
+        interrupts = 0
+
+        def stop(number: int) -> None:
+            nonlocal interrupts
+            interrupts += number == signal.SIGINT
+            self.should_exit, self.force_exit = True, interrupts > 1
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(f"exitscope: open {self._url}", flush=True)
+
+
+def serve(
+    host: str,
+    port: int,
+    allow_host: tuple[str, ...],
+    user: str | None,
+    socket_path: str,
+    source: str | None,
+    replay_reason: str | None,
+) -> None:
+    """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
+    logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
+    feed: Source
+    try:
+        feed = ReplaySource(source, replay_reason) if source else SocketSource(socket_path)
+    except ReplayError as error:
+        raise UserError(str(error)) from None
+    listening = _bind(host, port)
+    port = listening.getsockname()[1]
+    app = create_app(feed, (*allow_host, host))
+    config = server_config(app)
+    config.load()
+    importlib.import_module(
+        "anyio._backends._asyncio"
+    )  # found by name at first use: too late without the right to read
+    if os.geteuid() == 0:
+        user = user or default_user()
+        drop_to(user, None if source else socket_path, CHILD_VARIABLE in os.environ)
+        if os.geteuid() == 0:
+            print("exitscope: warning: the server runs as root and needs not", file=sys.stderr)
+    shown = f"[{host}]" if ":" in host else host
+    if not _is_loopback(host):
+        print(f"exitscope: warning: everybody who can reach {shown}:{port} can see the page", file=sys.stderr)
+    shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)
+    asyncio.run(Server(config, f"http://{shown}:{port}/").serve([listening]))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+        listening.setblocking(False)
+    except OSError as error:
+        taken = "is taken: choose another --port" if error.errno == 98 else f"cannot be used: {error.strerror or error}"
+        raise UserError(f"{host} port {port} {taken}") from None
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,118 @@
+"""Processes that belong together: start them, start again what ends, and leave none behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from types import FrameType
+from typing import Final
+
+from .privileges import die_with_parent
+from .serve import CHILD_VARIABLE
+
+_EARLY_S: Final = 3.0
+"""Who ends with an error so soon after the first start will not do better the second time."""
+_BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_GRACE_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """One process. commands: what to run the first time, the second…
+
+    essential: without it nothing makes sense; quiet: what it prints on stdout is of no interest here.
+    """
+
+    name: str
+    commands: Iterator[Sequence[str]]
+    essential: bool = True
+    quiet: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    due_s: float = 0.0
+    starts: int = 0
+    failures: int = 0
+    given_up: bool = False
+
+    @classmethod
+    def always(cls, name: str, command: Sequence[str]) -> "Child":
+        """The same command every time."""
+        return cls(name, repeat(command))
+
+    def start(self) -> None:
+        """Run the next command; SIGTERM reaches it when this process ends, however it ends."""
+        self.started_s = time.monotonic()
+        self.starts += 1
+        environment = os.environ | {CHILD_VARIABLE: "1"}
+        self.process = subprocess.Popen(
+            list(next(self.commands)),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if self.quiet else None,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (this process has one thread)
+        )
+
+    def check(self, now_s: float) -> int | None:
+        """Start it if it is due. Returns its exit status if it ended and starting again won't mend that."""
+        if self.given_up:
+            return None
+        if self.process is None:
+            if now_s >= self.due_s:
+                self.start()
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        lived_s = now_s - self.started_s
+        self.process = None
+        self.failures = 0 if status == 0 or lived_s > 60 else self.failures + 1
+        if status > 0 and self.starts == 1 and lived_s < _EARLY_S:
+            self.given_up = True
+            return status if self.essential else None
+        if status != 0:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            print(f"exitscope: {self.name} {how}, starting it again", file=sys.stderr)
+        self.due_s = now_s + (_BACKOFF_S[min(self.failures, len(_BACKOFF_S)) - 1] if self.failures else 0)
+        return None
+
+
+def supervise(children: list[Child]) -> int:
+    """Until SIGTERM or SIGINT (returns 0), or until an essential child cannot be started (its status)."""
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    failed = None
+    try:
+        while not stopping and failed is None:
+            for child in children:
+                failed = child.check(time.monotonic())
+                if failed is not None:
+                    break
+            time.sleep(0.05)
+    finally:
+        _end(children)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return failed or 0
+
+
+def _end(children: list[Child]) -> None:
+    """SIGTERM to all, SIGKILL to who has not ended after five seconds."""
+    processes = [child.process for child in children if child.process]
+    for process in processes:
+        process.terminate()
+    deadline_s = time.monotonic() + _GRACE_S
+    for process in processes:
+        try:
+            process.wait(max(deadline_s - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

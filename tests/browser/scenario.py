@@ -1,0 +1,69 @@
+"""What a made-up server shows: the states that the page must have a design for."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Scenario:
+    """Knobs of the feed; a test may turn them while pages are connected."""
+
+    vcpus: int = 4
+    kind: str = "live"  # live, replay, none
+    state: str = "connected"  # connected, waiting, stale
+    reason: str | None = None
+    age_ns: int = 30_000_000
+    vms: int = 2  # listed beside the shown one: the last of them is gone
+    name: str = "demo-guest"
+    empty: bool = False  # no VM at all
+    idle: bool = False  # a VM without faults
+    silent: bool = False  # connected, but no frame comes
+    asynchronous: bool = False
+    sampling: int = 1
+    history_s: int = 900
+    rate_hz: float = 5.0
+    loss: dict[str, int] = field(default_factory=dict)
+    missing_hooks: list[str] = field(default_factory=list)
+
+
+NO_LOSS = dict.fromkeys(
+    (
+        "ring_full",
+        "map_full",
+        "unmatched_begin",
+        "unmatched_end",
+        "unreadable",
+        "hook_missing",
+        "slow_client",
+    ),
+    0,
+)
+
+SCENARIOS: dict[str, Scenario] = {
+    "live": Scenario(),
+    "async": Scenario(asynchronous=True),
+    "empty": Scenario(empty=True),
+    "idle": Scenario(idle=True),
+    "waiting": Scenario(
+        kind="none", state="waiting", empty=True, reason="No collector at /run/exitscope/collector.sock."
+    ),
+    "stale": Scenario(
+        state="stale", age_ns=7_400_000_000, reason="The collector is connected but has sent nothing for 7 s."
+    ),
+    "replay": Scenario(
+        kind="replay", reason="This host has no /dev/kvm, so a recording of a real run is replayed instead."
+    ),
+    "lost": Scenario(
+        loss={
+            "ring_full": 1_204_331,
+            "map_full": 12,
+            "slow_client": 7,
+            "hook_missing": 2,
+            "unmatched_end": 3,
+        },
+        missing_hooks=[
+            "async fault (kvm:kvm_async_pf_completed): async stages and totals are not shown",
+            "populate (madvise): pages made present by MADV_POPULATE show as resolver other",
+        ],
+        sampling=8,
+    ),
+}

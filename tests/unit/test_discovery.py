@@ -1,0 +1,279 @@
+"""Who the VMs are, on a /proc made of files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exitscope_probes.discovery import MAX_HANDLERS, Discovery
+from exitscope_probes.procfs import Proc
+from exitscope_probes.records import CELL_DTYPE, VCPU_DTYPE, VCPU_OTHER, VM_DTYPE
+from exitscope_probes.seeding import Seeding
+from exitscope_probes.totals import Totals
+from exitscope_probes.vmm import identify
+
+SECOND = 1_000_000_000
+VM_FDS = {3: "/dev/kvm", 4: "anon_inode:kvm-vm", 5: "anon_inode:kvm-vcpu:0", 6: "anon_inode:kvm-vcpu:1"}
+
+
+class FakeProc:
+    """Writes a /proc."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.proc = Proc(root)
+
+    def process(
+        self,
+        pid: int,
+        start: int = 777,
+        state: str = "S",
+        exe: str = "/usr/bin/qemu-system-x86_64",
+        arguments: Sequence[str] = ("qemu-system-x86_64",),
+        fds: dict[int, str] | None = None,
+        threads: dict[int, str] | None = None,
+    ) -> None:
+        home = self.root / str(pid)
+        for name in ("fd", "fdinfo", "task"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        # A comm may hold spaces and brackets: only the last ) ends it.
+        (home / "stat").write_text(f"{pid} (a) b (c)) {state} " + " ".join(["0"] * 18) + f" {start} 0 0\n")
+        (home / "comm").write_text("comm\n")
+        (home / "cmdline").write_bytes(b"\0".join(a.encode() for a in arguments) + b"\0")
+        (home / "exe").unlink(missing_ok=True)
+        (home / "exe").symlink_to(exe)
+        for fd in (home / "fd").iterdir():
+            fd.unlink()
+        for number, link in (VM_FDS if fds is None else fds).items():
+            (home / "fd" / str(number)).symlink_to(link)
+        for tid, name in (threads or {}).items():
+            (home / "task" / str(tid)).mkdir(exist_ok=True)
+            (home / "task" / str(tid) / "comm").write_text(name + "\n")
+
+    def queue(self, pid: int, fd: int, pending: int, total: int) -> None:
+        (self.root / str(pid) / "fdinfo" / str(fd)).write_text(
+            f"pos:\t0\nflags:\t02\npending:\t{pending}\ntotal:\t{total}\nAPI:\taa:0:1\n"
+        )
+
+    def thread_status(self, tid: int, pid: int) -> None:
+        (self.root / str(tid)).mkdir(exist_ok=True)
+        (self.root / str(tid) / "status").write_text(f"Name:\tx\nTgid:\t{pid}\nPid:\t{tid}\n")
+
+    def syscall(self, pid: int, tid: int, text: str) -> None:
+        (self.root / str(pid) / "task" / str(tid)).mkdir(exist_ok=True)
+        (self.root / str(pid) / "task" / str(tid) / "syscall").write_text(text + "\n")
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> FakeProc:
+    return FakeProc(tmp_path)
+
+
+def totals(*rows: tuple[int, int, int, int, int], exited: Sequence[int] = ()) -> Totals:
+    """Rows of (slot, vm, pid, vcpu, tid)."""
+    vcpus = np.zeros(len(rows), VCPU_DTYPE)
+    for i, (_, vm, pid, vcpu, tid) in enumerate(rows):
+        vcpus["vm"][i], vcpus["tgid"][i], vcpus["vcpu"][i], vcpus["tid"][i] = vm, pid, vcpu, tid
+        vcpus["exited"][i] = tid in exited
+    pids = {vm: pid for _, vm, pid, _, _ in rows}
+    vms = np.zeros(len(pids), VM_DTYPE)
+    vms["vm"], vms["tgid"] = list(pids), list(pids.values())
+    slots = np.array([row[0] for row in rows], np.uint32)
+    return Totals(slots, vcpus, np.arange(len(pids)), vms, np.empty(0, CELL_DTYPE))
+
+
+def test_a_vm_with_its_vcpus_threads_and_queues(proc: FakeProc) -> None:
+    proc.process(
+        100,
+        start=4242,
+        arguments=("qemu-system-x86_64", "-m", "1G", "-name", "guest=web,debug-threads=on"),
+        fds=VM_FDS | {9: "anon_inode:[userfaultfd]"},
+        threads={101: "CPU 0/KVM", 102: "CPU 1/KVM"},
+    )
+    proc.queue(100, 9, 2, 5)
+    rows = totals((7, 1, 100, 1, 102), (3, 1, 100, 0, 101), (8, 1, 100, VCPU_OTHER, 0))
+    assert Discovery(proc.proc).describe(rows, 0) == [
+        {
+            "vm": 1,
+            "id": "100-4242",
+            "pid": 100,
+            "name": "web",
+            "vmm": "QEMU",
+            "state": "running",
+            "vcpus": [
+                {"vcpu": 0, "slot": 3, "tid": 101, "name": "CPU 0/KVM"},
+                {"vcpu": 1, "slot": 7, "tid": 102, "name": "CPU 1/KVM"},
+            ],
+            "uffds": [{"fd": 9, "pending": 2, "total": 5}],
+        }
+    ]
+
+
+def test_two_vms_of_one_process_keep_their_ids_over_a_restart_of_the_collector(proc: FakeProc) -> None:
+    proc.process(100)
+    first = (0, 10, 100, 0, 101)
+    second = (1, 11, 100, 0, 102)
+    discovery = Discovery(proc.proc)
+    ids = {vm["vm"]: vm["id"] for vm in discovery.describe(totals(first, second), 0)}
+    assert ids == {10: "100-777", 11: "100-777-2"}
+    # Restarted: the numbers are given in another order, the threads are the same.
+    renumbered = totals((0, 2, 100, 0, 101), (1, 1, 100, 0, 102))
+    ids = {vm["vm"]: vm["id"] for vm in Discovery(proc.proc).describe(renumbered, 0)}
+    assert ids == {2: "100-777", 1: "100-777-2"}
+    discovery.forget(10)
+    ids = {vm["vm"]: vm["id"] for vm in discovery.describe(totals(second, (0, 12, 100, 0, 103)), 0)}
+    assert ids[11] == "100-777-2" and ids[12] != ids[11]
+
+
+def state(discovery: Discovery, rows: Totals, now_ns: int) -> Any:
+    return discovery.describe(rows, now_ns)[0]["state"]
+
+
+def test_gone_when_the_process_is_gone_replaced_or_a_zombie(proc: FakeProc) -> None:
+    rows = totals((0, 1, 100, 0, 101))
+    for change in ("gone", "zombie", "another"):
+        proc.process(100, threads={101: "CPU 0/KVM"})
+        discovery = Discovery(proc.proc)
+        assert state(discovery, rows, 0) == "running"
+        if change == "gone":
+            (proc.root / "100").rename(proc.root / "moved")
+        else:
+            proc.process(100, state="Z" if change == "zombie" else "S", start=778 if change == "another" else 777)
+        vm = discovery.describe(rows, 1)[0]
+        assert vm["state"] == "gone", change
+        assert (vm["id"], vm["vmm"], vm["vcpus"][0]["name"]) == ("100-777", "QEMU", "CPU 0/KVM"), "what it was"
+
+
+def test_gone_when_its_kvm_fds_are_closed(proc: FakeProc) -> None:
+    proc.process(100)
+    rows = totals((0, 1, 100, 0, 101))
+    discovery = Discovery(proc.proc)
+    assert state(discovery, rows, 0) == "running"
+    proc.process(100, fds={0: "/dev/null"})
+    assert state(discovery, rows, 10 * SECOND) == "gone"
+
+
+def test_gone_when_all_its_threads_have_ended_for_a_second(proc: FakeProc) -> None:
+    proc.process(100)
+    rows = ((0, 1, 100, 0, 101), (1, 1, 100, 1, 102), (2, 1, 100, VCPU_OTHER, 0))
+    discovery = Discovery(proc.proc)
+    assert state(discovery, totals(*rows, exited=[101]), 0) == "running"
+    assert state(discovery, totals(*rows, exited=[101]), 5 * SECOND) == "running"
+    assert state(discovery, totals(*rows, exited=[101, 102]), 6 * SECOND) == "running"
+    assert state(discovery, totals(*rows), 7 * SECOND) == "running", "threads were started again"
+    assert state(discovery, totals(*rows, exited=[101, 102]), 8 * SECOND) == "running"
+    assert state(discovery, totals(*rows, exited=[101, 102]), 9 * SECOND) == "gone"
+
+
+def test_a_process_that_was_never_seen_alive_is_gone_and_no_error(proc: FakeProc) -> None:
+    vm = Discovery(proc.proc).describe(totals((0, 1, 100, 0, 101)), 0)[0]
+    assert (vm["state"], vm["id"], vm["vmm"]) == ("gone", "100-0", "unknown")
+
+
+def test_fds_that_may_not_be_listed_say_nothing(proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc.process(100)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert state(Discovery(proc.proc), totals((0, 1, 100, 0, 101)), 0) == "running"
+
+
+def test_the_queue_may_be_in_the_handlers_process(proc: FakeProc) -> None:
+    for pid in (100, 150):
+        proc.process(pid, exe="/usr/bin/firecracker")
+    proc.process(200, exe="/usr/bin/handler", fds={12: "anon_inode:[userfaultfd]"})
+    proc.queue(200, 12, 1, 1)
+    proc.thread_status(205, 200)
+    rows = totals((0, 1, 100, 0, 101), (1, 2, 150, 0, 151))
+    discovery = Discovery(proc.proc)
+    assert [vm["uffds"] for vm in discovery.describe(rows, 0)] == [[], []]
+    discovery.note_handlers(np.array([1], np.uint32), np.array([205], np.uint32))
+    queues = [vm["uffds"] for vm in discovery.describe(rows, 1)]
+    assert queues == [[{"fd": 12, "pending": 1, "total": 1}], []]
+    # A handler of several VMs: nobody knows whose each uffd is.
+    discovery.note_handlers(np.array([2], np.uint32), np.array([205], np.uint32))
+    assert [vm["uffds"] for vm in discovery.describe(rows, 10 * SECOND)] == [[], []]
+
+
+def test_handlers_without_end_are_not_kept(proc: FakeProc) -> None:
+    proc.process(100)
+    discovery = Discovery(proc.proc)
+    discovery.describe(totals((0, 1, 100, 0, 101)), 0)
+    discovery.note_handlers(np.ones(500, np.uint32), np.arange(500, dtype=np.uint32))
+    assert len(discovery._vms[1].handlers) == MAX_HANDLERS
+
+
+@pytest.mark.parametrize(
+    ("executable", "arguments", "expected"),
+    [
+        ("qemu-system-x86_64", ["q", "-name", "web"], ("QEMU", "web")),
+        ("qemu-kvm", ["q", "-name", "debug-threads=on,guest=db-1"], ("QEMU", "db-1")),
+        ("qemu-system-x86_64", ["q", "-name", "web,debug-threads=on"], ("QEMU", "web")),
+        ("qemu-system-aarch64", ["q", "-name", "guest=a,,b,process=x"], ("QEMU", "a,b")),
+        ("qemu-system-x86_64", ["q", "-name"], ("QEMU", "comm")),
+        ("firecracker", ["firecracker", "--api-sock", "/s", "--id", "vm-7"], ("Firecracker", "vm-7")),
+        ("firecracker", ["firecracker", "--id=vm-8"], ("Firecracker", "vm-8")),
+        ("cloud-hypervisor", ["ch", "--kernel", "x"], ("Cloud Hypervisor", "comm")),
+        ("exitscope-guest", ["g", "--vcpus", "4", "--name", "demo"], ("exitscope guest", "demo")),
+        ("crosvm", ["crosvm", "run", "--name", "c"], ("crosvm", "c")),
+        ("kvmtool", ["lkvm", "-name", "x"], ("kvmtool", "comm")),
+        ("", [], ("comm", "comm")),
+        ("firecracker", ["f", "--id", "a\x1b[31m\n" + "x" * 500], None),
+    ],
+)
+def test_vmm_and_name(executable: str, arguments: list[str], expected: tuple[str, str] | None) -> None:
+    vmm, name = identify(executable, arguments, "comm")
+    if expected:
+        assert (vmm, name) == expected
+    else:
+        assert name.isprintable() and len(name) <= 80
+
+
+class Seeded:
+    def __init__(self) -> None:
+        self.threads: list[tuple[int, int]] = []
+
+    def seed_thread(self, tid: int, vcpu_fd: int) -> None:
+        self.threads.append((tid, vcpu_fd))
+
+
+KVM_RUN = "16 0x{fd:x} 0xae80 0x0 0x0 0x0 0x0 0x7ffc 0x7f00"
+
+
+@pytest.fixture
+def x86(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+@pytest.mark.usefixtures("x86")
+def test_threads_inside_kvm_run_are_seeded_also_when_they_show_up_late(proc: FakeProc) -> None:
+    proc.process(100)
+    proc.process(300, fds={5: "/dev/null"})
+    proc.syscall(300, 300, KVM_RUN.format(fd=5))  # an ioctl of that number on something else
+    proc.syscall(100, 100, "7 0x1 0x2 0x3 0x0 0x0 0x0 0x1 0x2")
+    proc.syscall(100, 101, KVM_RUN.format(fd=5))
+    proc.syscall(100, 102, "running")
+    proc.syscall(100, 103, "16 0x6 0xae01 0x0 0x0 0x0 0x0 0x7ffc 0x7f00")
+    proc.syscall(100, 104, "-1 0x7ffc 0x7f00")
+    seeded = Seeded()
+    seeding = Seeding(seeded, proc.proc)
+    assert seeding.search() == 1 and seeded.threads == [(101, 5)]
+    assert not seeding.done and seeding.search() == 0
+    proc.syscall(100, 102, KVM_RUN.format(fd=6))
+    assert seeding.search() == 1 and seeded.threads == [(101, 5), (102, 6)]
+    assert seeding.done
+
+
+@pytest.mark.usefixtures("x86")
+def test_seeding_gives_up_on_processes_that_end_or_stay_outside(proc: FakeProc) -> None:
+    proc.process(100)
+    proc.syscall(100, 101, "running")
+    proc.process(200)
+    proc.syscall(200, 201, "running")
+    seeded = Seeded()
+    seeding = Seeding(seeded, proc.proc)
+    proc.process(100, start=778)
+    proc.syscall(200, 201, "202 0x1 0x2 0x3 0x0 0x0 0x0 0x1 0x2")
+    assert seeding.search() == 0
+    assert seeding.done and seeded.threads == []

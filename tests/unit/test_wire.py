@@ -1,0 +1,119 @@
+"""The frames across the privilege boundary: round trips, and every way in which one may not fit."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exitscope_probes.records import FAULT_DTYPE
+from exitscope_probes.wire import (
+    HEADER_BYTES,
+    MAX_BODY_BYTES,
+    MAX_META_BYTES,
+    Kind,
+    Message,
+    WireError,
+    decode_body,
+    decode_header,
+    encode,
+)
+
+from .frames import Feeder
+
+
+def decode(data: bytes) -> Message:
+    return decode_body(decode_header(data[:HEADER_BYTES]), data[HEADER_BYTES:])
+
+
+def frame() -> bytes:
+    feeder = Feeder()
+    return encode(feeder.records(feeder.add_vm(1, 1), [5, 6, 7]))
+
+
+def test_a_frame_comes_back_as_it_was() -> None:
+    feeder = Feeder()
+    vm = feeder.add_vm(3, 2)
+    feeder.fault(vm, 1, 12_345, 9)
+    message = feeder.totals()
+    again = decode(encode(message))
+    assert (again.kind, again.time_ns, again.meta) == (message.kind, message.time_ns, message.meta)
+    assert {name: array.tobytes() for name, array in again.arrays.items()} == {
+        name: array.tobytes() for name, array in message.arrays.items()
+    }
+    assert again.arrays["vcpus"]["series"]["count"].sum() == 9
+
+
+def test_arrays_of_a_decoded_frame_are_views_that_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        decode(frame()).arrays["records"]["vm"][0] = 1
+
+
+@given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
+def test_garbage_is_a_wire_error_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode_header(data)
+
+
+@given(st.integers(0, len(frame()) - 1), st.integers(1, 255))
+def test_a_flipped_byte_is_a_wire_error_or_another_message_never_a_crash(at: int, flip: int) -> None:
+    data = bytearray(frame())
+    data[at] ^= flip
+    try:
+        decode(bytes(data))
+    except WireError as error:
+        assert str(error)
+
+
+@given(st.integers(0, len(frame()) - 1))
+def test_a_truncated_frame_names_both_sizes(length: int) -> None:
+    data = frame()[:length]
+    expected = "32" if length < HEADER_BYTES else str(len(frame()) - HEADER_BYTES)
+    with pytest.raises(WireError, match=expected):
+        decode(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "complaint"),
+    [(0, b"EVIL", "EVIL"), (4, b"\x09\0", "version 9"), (6, b"\x63\0", "kind 99")],
+)
+def test_the_header_says_what_is_wrong(offset: int, value: bytes, complaint: str) -> None:
+    data = bytearray(frame())
+    data[offset : offset + len(value)] = value
+    with pytest.raises(WireError, match=complaint):
+        decode_header(bytes(data[:HEADER_BYTES]))
+
+
+@pytest.mark.parametrize(("meta", "body"), [(MAX_META_BYTES + 1, 0), (0, MAX_BODY_BYTES + 1), (2**32 - 1, 2**32 - 1)])
+def test_excessive_lengths_are_refused_before_anything_is_read(meta: int, body: int) -> None:
+    with pytest.raises(WireError, match="allowed"):
+        decode_header(struct.pack("<4sHHIIQQ", b"XSCP", 1, Kind.FAULTS, meta, body, 0, 0))
+
+
+def _with_meta(text: bytes) -> bytes:
+    return struct.pack("<4sHHIIQQ", b"XSCP", 1, Kind.FAULTS, len(text), 0, 0, 0) + text
+
+
+@pytest.mark.parametrize(
+    ("meta", "complaint"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "None items"),
+        (b'{"counts":{"records":-1}}', "-1 items"),
+        (b'{"counts":{"records":1}}', f"1 items of {FAULT_DTYPE.itemsize} bytes do not fit into the 0"),
+        (b'{"counts":{"records":"x"}}', "x items"),
+        (b'{"counts":7}', "None items"),
+    ],
+)
+def test_counts_must_fit_the_body(meta: bytes, complaint: str) -> None:
+    with pytest.raises(WireError, match=complaint):
+        decode(_with_meta(meta))
+
+
+def test_what_does_not_fit_the_schema_is_not_encoded() -> None:
+    with pytest.raises(WireError, match="records"):
+        encode(Message(Kind.FAULTS, 0))
+    with pytest.raises(WireError, match="records"):
+        encode(Message(Kind.FAULTS, 0, {}, {"records": np.zeros(1, "<u4")}))
