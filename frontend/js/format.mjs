@@ -7,6 +7,9 @@
 export const NONE = '–';
 const NBSP = '\u00a0';
 const NS_PER_S = 1e9;
+// Made once: toLocaleString makes one for every call, and a table of 256 vCPUs calls it a thousand times a second.
+const WHOLE = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
+const CLOCK = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
 /** @param {unknown} value @returns {value is number} */
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
@@ -44,7 +47,7 @@ export function age(ns) {
 
 /** An exact count with thousands separated: 12,345. @param {number|null|undefined} value */
 export function count(value) {
-  return known(value) ? Math.round(value).toLocaleString('en-US') : NONE;
+  return known(value) ? WHOLE.format(value) : NONE;
 }
 
 /** A short number: 7, 0.42, 812, 12.3k, 4.50M. @param {number|null|undefined} value */
@@ -76,7 +79,7 @@ export function share(fraction) {
 
 /** Wall clock of the host's moment in the reader's time zone: 14:03:27. @param {number|null|undefined} wallMs Unix ms */
 export function clock(wallMs) {
-  return known(wallMs) ? new Date(wallMs).toLocaleTimeString('en-GB', { hour12: false }) : NONE;
+  return known(wallMs) ? CLOCK.format(wallMs) : NONE;
 }
 
 /** Unix ms as the number that makes a Plotly date axis (which writes UTC) write the reader's time. @param {number} wallMs */
@@ -103,7 +106,7 @@ export function span(ns) {
 }
 
 /**
- * Whole decades around [lowNs, highNs] for a logarithmic axis of durations, with a label on each.
+ * Whole decades around [lowNs, highNs] for a logarithmic axis of durations, with a label on each (a single decade gets two more).
  * @param {number} lowNs @param {number} highNs
  * @returns {{low: number, high: number, values: number[], labels: string[]}} low and high are log10(ns)
  */
@@ -111,7 +114,9 @@ export function decades(lowNs, highNs) {
   const low = Math.floor(Math.log10(Math.max(lowNs, 1)) + 1e-9);
   const high = Math.max(Math.ceil(Math.log10(Math.max(highNs, 1)) - 1e-9), low + 1);
   const values = [];
-  for (let power = low; power <= high; power += 1) values.push(10 ** power);
+  const steps = high - low === 1 ? [1, 2, 5] : [1];
+  for (let power = low; power < high; power += 1) values.push(...steps.map((step) => step * 10 ** power));
+  values.push(10 ** high);
   return { low, high, values, labels: values.map((ns) => duration(ns).replace(/\.0+(?=\D)/, '')) };
 }
 

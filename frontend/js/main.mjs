@@ -78,7 +78,7 @@ let cache = { ticks: /** @type {object} */ ({}), spanNs: 0, series: /** @type {a
 /** @param {import('./state.mjs').State} shown @returns {import('./charts/axes.mjs').View} */
 function viewOf(shown) {
   const windowNs = WINDOWS_NS[choice.window];
-  const spanNs = spanOf(windowNs);
+  const spanNs = spanOf(windowNs, shown.ticks);
   if (cache.ticks !== shown.ticks || cache.spanNs !== spanNs) {
     cache = { ticks: shown.ticks, spanNs, series: seriesOf(shown.ticks, spanNs) };
   }

@@ -7,9 +7,18 @@ export const MAX_COLUMNS = 300;
 const TICK_NS = 1e9;
 const PERCENTILES = /** @type {const} */ (['p50', 'p90', 'p99', 'max']);
 
-/** The charts over time show six windows, at least two minutes and at most all that is kept. @param {number} windowNs */
-export function spanOf(windowNs) {
-  return Math.min(Math.max(6 * windowNs, 120e9), 900e9);
+/** Lengths of time that the charts over time may show. */
+const SPANS_NS = [30e9, 60e9, 120e9, 180e9, 360e9, 900e9];
+
+/**
+ * The charts over time show six windows, at least two minutes; less while there is less to show, never less than the window.
+ * @param {number} windowNs @param {import('./state.mjs').Tick[]} ticks
+ */
+export function spanOf(windowNs, ticks) {
+  const wantedNs = Math.min(Math.max(6 * windowNs, 120e9), 900e9);
+  const heldNs = ticks.length ? ticks[ticks.length - 1].time_ns - ticks[0].time_ns + TICK_NS : 0;
+  const enoughNs = SPANS_NS.find((ns) => ns >= Math.max(heldNs, windowNs)) ?? wantedNs;
+  return Math.min(wantedNs, enoughNs);
 }
 
 /**
@@ -77,6 +86,6 @@ function modesOf(groups) {
 
 /** @param {import('./state.mjs').Tick[][]} groups @returns {(number|null)[][]} */
 function heatOf(groups) {
-  const rows = Math.max(0, ...groups.flat().map((tick) => tick.heat?.length ?? 0));
+  const rows = groups.flat().reduce((most, tick) => Math.max(most, tick.heat?.length ?? 0), 0);
   return Array.from({ length: rows }, (_, row) => groups.map((group) => worst(group.map((tick) => tick.heat?.[row]))));
 }

@@ -43,7 +43,7 @@ function sourceStatus(state, source, ageNs, nowMs) {
     return { ...base, kind: 'offline', label: 'NO SERVER', dim: true, command: 'exitscope serve',
       sentence: `The server does not answer${state.frame ? '; below is the last that it sent' : ''}. ${next}` };
   }
-  if (!source) return { ...base, kind: 'connecting', label: 'CONNECTING', sentence: 'Asking the server for the first frame.' };
+  if (!source) return { ...base, kind: 'connecting', label: 'CONNECTING' };
   if (source.state === 'waiting' || source.kind === 'none') {
     return { ...base, kind: 'waiting', label: 'WAITING', dim: true, command: 'sudo exitscope collect',
       sentence: source.reason ?? 'The server runs, but no collector is connected to it.' };

@@ -27,7 +27,7 @@ export class Table {
     this.columns = columns;
     this.options = options;
     this.sort = { key: options.sort, descending: options.descending ?? false };
-    this.rows = [];
+    this.rows = /** @type {any[]} */ ([]);
     this.order = new Map();
     this.sortedMs = -Infinity;
     this.table = /** @type {HTMLTableElement} */ (frame.querySelector('table'));

@@ -28,7 +28,6 @@ _SOURCES = (
 # -D name: where BTF says it is
 _OFFSETS = {
     "OFF_TASK_PID": "task_struct.pid",
-    "OFF_TASK_FLAGS": "task_struct.flags",
     "OFF_TASK_MM": "task_struct.mm",
     "OFF_TASK_FILES": "task_struct.files",
     "OFF_FILES_FDT": "files_struct.fdt",
@@ -146,7 +145,7 @@ class Probes:
         """Gives a VM slot back, after its row has been zeroed; forgets what was pending on its memory."""
         self._forget("vm_slots", lambda _, value: value.value == slot)
         memories = {key.value for key in self._forget("vm_slots_by_mm", lambda _, value: value.value == slot)}
-        self._forget("pendings", lambda key, _: key.mm in memories)
+        self._forget_pendings(lambda key, _: key.mm in memories)
         self._give_vm(slot)
 
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
@@ -165,15 +164,24 @@ class Probes:
 
     def forget_stale(self, now_ns: int) -> int:
         """Forgets filled events that no waiter has claimed for 10 s (it was killed, or kicked out); their number."""
-        return len(
-            self._forget(
-                "pendings",
-                lambda _, entry: (
-                    (entry.fill_end_ns or entry.claims >= entry.reads)
-                    and now_ns - max(entry.fill_end_ns, entry.read_ns) > _STALE_NS
-                ),
+        return self._forget_pendings(
+            lambda _, entry: (
+                (entry.fill_end_ns or entry.claims >= entry.reads)
+                and now_ns - max(entry.fill_end_ns, entry.read_ns) > _STALE_NS
             )
         )
+
+    def _forget_pendings(self, unwanted: Any) -> int:
+        count = len(self._forget("pendings", unwanted))
+        if count:
+            forgotten = self._bpf["pendings_forgotten"]
+            forgotten[ctypes.c_int(0)] = ctypes.c_uint64(forgotten[0].value + count)
+        return count
+
+    def occupancy(self) -> dict[str, int]:
+        """Entries of each map that grows with VMs and faults, and of the slots that are given out."""
+        maps = ("vcpu_slots", "vm_slots", "vm_slots_by_mm", "pendings", "async_waits")
+        return {name: len(self._bpf[name]) for name in maps}
 
     def close(self) -> None:
         """Detaches every program and frees the maps."""

@@ -34,8 +34,10 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to serve a logical hook: all its attachments, or none. offsets and symbols are what they read, helpers the
-    BPF helpers that not every kernel has."""
+    """One way to serve a logical hook: all its attachments, or none.
+
+    offsets and symbols are what they read, helpers the BPF helpers that not every kernel has.
+    """
 
     strategy: Strategy
     attachments: tuple[Attachment, ...]
@@ -154,7 +156,7 @@ HOOKS: tuple[Hook, ...] = (
                     Attachment("sched_switch", "on_sched_switch", ("bool", "task_struct*", "task_struct*")),
                     Attachment("sched_waking", "on_sched_waking", ("task_struct*",)),
                 ),
-                ("task_struct.pid", "task_struct.flags", "task_struct.mm"),
+                ("task_struct.pid", "task_struct.mm"),
             ),
         ),
     ),

@@ -178,6 +178,8 @@ class Aggregate:
             self.series.clear_row(vm.rows[vcpu])
         row = vm.rows[vcpu]
         self.rows.attach(row, slot)
+        if vm.gone_ns is not None:
+            self.rows.rest(row)
         self._reset_row(row)
         return row
 

@@ -118,3 +118,21 @@ def test_status(modules: Page, source: dict[str, Any], connection: str, received
     paused = run(modules, "return m.statusOf({...m.INITIAL, ...a}, 10_000, 4_000);", state)
     assert paused["kind"] == "paused"
     assert "6.0\u00a0s behind" in paused["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("window_s", "held_s", "span_s"),
+    [
+        (10, 0, 30),
+        (10, 25, 30),
+        (10, 31, 60),
+        (10, 900, 120),
+        (30, 900, 180),
+        (60, 5, 60),
+        (900, 5, 900),
+        (900, 900, 900),
+    ],
+)
+def test_the_span_shown_is_filled_as_soon_as_can_be(modules: Page, window_s: int, held_s: int, span_s: int) -> None:
+    ticks = [tick(second) for second in range(held_s)]
+    assert run(modules, "return m.spanOf(a[0] * 1e9, a[1]) / 1e9;", [window_s, ticks]) == span_s

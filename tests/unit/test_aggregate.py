@@ -144,13 +144,14 @@ def test_a_slot_with_a_new_owner_starts_from_zero_and_the_old_one_keeps_its_coun
 def test_counts_that_fall_start_the_row_again() -> None:
     feeder = Feeder()
     vm = feeder.add_vm(1, 1)
-    aggregate = aggregate_of(feeder)
     feeder.fault(vm, 0, 100_000, 50)
-    aggregate.handle(feeder.totals())
+    aggregate = aggregate_of(feeder)
     feeder.own(vm, 0, vm.slots[0])
     feeder.fault(vm, 0, 100_000, 4)
     aggregate.handle(feeder.totals())
-    assert view(aggregate).modes()["uffd"]["count"] == 4
+    found = view(aggregate).modes()["uffd"]
+    assert found["count"] == 4
+    assert found["p50"] == pytest.approx(100_000, rel=0.04)
 
 
 def test_a_restarted_collector_gives_no_negative_and_no_old_count() -> None:
@@ -292,6 +293,19 @@ def test_a_vm_that_ended_stays_for_ten_minutes_with_its_last_totals() -> None:
         aggregate.handle(feeder.vms_message())
     assert vm_list(aggregate) == []
     assert aggregate.rows.free == rows_module.MAX_ROWS - 1
+
+
+def test_a_vm_that_is_killed_amid_a_fault_stalls_no_longer() -> None:
+    feeder = Feeder()
+    vm = feeder.add_vm(1, 1)
+    aggregate = aggregate_of(feeder)
+    feeder.vcpus[vm.slots[0]]["open_since_ns"] = feeder.time_ns
+    for _ in range(10):
+        aggregate.handle(feeder.totals())
+    _end(feeder, aggregate, vm)
+    for _ in range(30):
+        aggregate.handle(feeder.totals())
+    assert view(aggregate, vm.id, "30s").stall_per_row()[0] == pytest.approx(0.25)
 
 
 def test_hundreds_of_vms_come_and_go_and_nothing_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,11 @@ def test_a_bucket_beyond_32_bits_is_exact(feeder: Feeder) -> None:
     feeder.buckets[slot, 0, 300] = 5 * 2**32 + 7
     feeder.vcpus[slot]["series"]["count"][0] += 5 * 2**32 + 7
     found = samples(fed(feeder.welcome()))
-    assert found["exitscope_fault_latency_seconds_count", (("mode", "uffd"), ("vm", "one"))] == 5 * 2**32 + 107
+    labels = (("mode", "uffd"), ("vm", "one"))
+    assert found["exitscope_fault_latency_seconds_count", labels] == 5 * 2**32 + 107
+    assert {value for (name, _), value in found.items() if name.endswith("_bucket")} >= {5 * 2**32 + 107.0}
+    below = [value for (_, label), value in found.items() if dict(label).get("le") == "68.7194767"]
+    assert below == [5 * 2**32 + 107]
 
 
 def test_no_address_of_a_guest_is_in_the_metrics(feeder: Feeder) -> None:

@@ -14,6 +14,7 @@ import { axisMs } from '../format.mjs';
  * empty picture, and the modes that its legend names.
  * @typedef {{traces: object[], layout: Record<string, any>, summary: string, note?: string, legend?: string[]}} Figure
  * @typedef {import('../theme.mjs').Palette} Palette
+ * @typedef {(view: View, palette: Palette, widthPx: number) => Figure} Draw
  */
 
 /** @param {Palette} palette @returns {Record<string, any>} */
@@ -41,7 +42,7 @@ export function timeAxis(view, palette, more = {}) {
   const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
   return {
     type: 'date', range: [end - view.spanNs / 1e6, end], tickformat: '%H:%M:%S', hoverformat: '%H:%M:%S', nticks: 6,
-    showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
+    ticklabeloverflow: 'allow', showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
     ...more,
   };
 }
@@ -50,7 +51,7 @@ export function timeAxis(view, palette, more = {}) {
 export function valueAxis(palette, ticks, more) {
   return {
     tickmode: 'array', tickvals: ticks.values, ticktext: ticks.labels, gridcolor: palette.grid, gridwidth: 1,
-    zeroline: false, showline: false, fixedrange: true, ...more,
+    zeroline: false, showline: false, fixedrange: true, ticklabeloverflow: 'allow', ...more,
   };
 }
 
@@ -62,6 +63,17 @@ export function windowShape(view, palette, xref = 'x') {
     x0: end - view.windowNs / 1e6, x1: end, y0: 0, y1: 1, line: { width: 0 }, fillcolor: palette.window,
   };
 }
+
+/** Widest character of a label on a bar, px: better no label than one that overflows. */
+const CHARACTER_PX = 6.6;
+
+/** The first of the labels that fits a bar of this width, or none. @param {number} widthPx @param {string[]} labels */
+export function fitting(widthPx, labels) {
+  return labels.find((label) => label.length * CHARACTER_PX + 8 <= widthPx) ?? '';
+}
+
+/** How labels stand on bars; Plotly's own fitting measures every text and is slow. */
+export const ON_BAR = { textposition: 'inside', insidetextanchor: 'middle', textangle: 0, constraintext: 'none' };
 
 /** A range that grows at once and shrinks only after it has been too wide for a while. */
 export class Calm {

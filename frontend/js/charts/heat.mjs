@@ -7,7 +7,7 @@ import { Calm, layoutOf, timeAxis, times } from './axes.mjs';
 const TILED_ROWS = 16;
 const MOST_LABELS = 16;
 
-/** @returns {(view: import('./axes.mjs').View, palette: import('./axes.mjs').Palette) => import('./axes.mjs').Figure} */
+/** @returns {import('./axes.mjs').Draw} */
 export function heatChart() {
   const calm = new Calm(20);
   return (view, palette) => {
@@ -24,16 +24,16 @@ export function heatChart() {
       traces: [{
         type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: rows.map((row) => row.map((ns) => (ns === null ? null : Math.log10(ns)))),
         hoverinfo: 'none', hoverongaps: false,
-        zmin: low, zmax: high, colorscale: palette.heat, xgap: gap && view.series.timesNs.length <= 150 ? 1 : 0, ygap: gap, zsmooth: false,
+        zmin: low - 1e-6, zmax: high + 1e-6, colorscale: palette.heat, xgap: gap && view.series.timesNs.length <= 150 ? 1 : 0, ygap: gap, zsmooth: false,
         colorbar: {
-          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks.values.map(Math.log10), ticktext: ticks.labels, len: 1, lenmode: 'fraction',
+          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks.values.map(Math.log10), ticktext: ticks.labels, ticklabeloverflow: 'allow', len: 1, lenmode: 'fraction',
           x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 },
         },
       }],
       layout: {
         ...layoutOf(palette), hovermode: 'closest', margin: { l: several ? 122 : 44, r: 74, t: 6, b: 26 },
         xaxis: timeAxis(view, palette, { nticks: 9 }),
-        yaxis: { range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
+        yaxis: { ticklabeloverflow: 'allow', range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
       },
       note: found ? undefined : 'No fault in this time',
       summary: summary(rows, vcpus),
@@ -61,7 +61,7 @@ const cut = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
 
 /** From the 1st percentile to the largest cell: a few odd low cells must not take half of the colours. @param {(number|null)[][]} rows */
 function spread(rows) {
-  const values = /** @type {number[]} */ (rows.flat().filter((ns) => ns !== null && ns > 0)).sort((a, b) => a - b);
+  const values = Float64Array.from(/** @type {number[]} */ (rows.flat().filter((ns) => ns !== null && ns > 0))).sort();
   return values.length ? /** @type {[number, number]} */ ([values[Math.floor(values.length * 0.01)], values[values.length - 1]]) : null;
 }
 

@@ -12,7 +12,7 @@ const LINES = [
 ];
 const GAP = 0.03;
 
-/** @returns {(view: import('./axes.mjs').View, palette: import('./axes.mjs').Palette) => import('./axes.mjs').Figure} */
+/** @returns {import('./axes.mjs').Draw} */
 export function latencyChart() {
   const calm = new Calm();
   return (view, palette) => {
@@ -31,7 +31,7 @@ export function latencyChart() {
     const traces = panels.flatMap((mode, index) => {
       const suffix = index ? String(index + 1) : '';
       const domain = [index / panels.length + (index ? GAP / 2 : 0), (index + 1) / panels.length - (index + 1 < panels.length ? GAP / 2 : 0)];
-      layout[`xaxis${suffix}`] = timeAxis(view, palette, { domain, nticks: panels.length > 2 ? 3 : 5, matches: index ? 'x' : undefined });
+      layout[`xaxis${suffix}`] = timeAxis(view, palette, { domain, nticks: panels.length > 2 ? 4 : 5, matches: index ? 'x' : undefined });
       if (index) layout[`yaxis${suffix}`] = { ...layout.yaxis, matches: 'y', showticklabels: false, anchor: `x${suffix}` };
       layout.shapes.push(windowShape(view, palette, `x${suffix}`));
       layout.annotations.push({
@@ -44,9 +44,10 @@ export function latencyChart() {
   };
 }
 
-/** @param {import('./axes.mjs').View} view @param {import('../series.mjs').ModeSeries} series @param {string} colour @param {string} suffix */
+/** @param {import('./axes.mjs').View} view @param {import('../series.mjs').ModeSeries} series @param {string} colour @param {string} suffix @returns {object[]} */
 function lines(view, series, colour, suffix) {
   const x = times(view);
+  /** @type {object[]} */
   const drawn = LINES.map(({ name, width, dash, alpha }) => {
     const y = /** @type {any} */ (series)[name];
     return {
@@ -55,17 +56,17 @@ function lines(view, series, colour, suffix) {
       line: { color: faded(colour, alpha), width, dash },
     };
   });
-  drawn.unshift(/** @type {any} */ ({
+  drawn.unshift({
     type: 'scatter', mode: 'none', hoverinfo: 'skip', xaxis: `x${suffix}`, yaxis: `y${suffix}`, ...band(x, series.p50, series.p99),
     fill: 'toself', fillcolor: faded(colour, 0.16),
-  }));
+  });
   const single = lonely(series.p99);
   if (single.length) {
-    drawn.push(/** @type {any} */ ({
+    drawn.push({
       type: 'scatter', mode: 'markers', hoverinfo: 'skip', xaxis: `x${suffix}`, yaxis: `y${suffix}`,
       x: single.flatMap((index) => [x[index], x[index]]), y: single.flatMap((index) => [series.p50[index], series.p99[index]]),
       marker: { size: 4, color: colour },
-    }));
+    });
   }
   return drawn;
 }

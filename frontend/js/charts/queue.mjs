@@ -3,7 +3,7 @@
 import { compact, count, scale } from '../format.mjs';
 import { Calm, extent, layoutOf, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
-/** @returns {(view: import('./axes.mjs').View, palette: import('./axes.mjs').Palette) => import('./axes.mjs').Figure} */
+/** @returns {import('./axes.mjs').Draw} */
 export function queueChart() {
   const calm = new Calm();
   return (view, palette) => {

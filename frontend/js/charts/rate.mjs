@@ -3,7 +3,7 @@
 import { compact, rate, scale } from '../format.mjs';
 import { Calm, extent, layoutOf, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
-/** @returns {(view: import('./axes.mjs').View, palette: import('./axes.mjs').Palette) => import('./axes.mjs').Figure} */
+/** @returns {import('./axes.mjs').Draw} */
 export function rateChart() {
   const calm = new Calm();
   return (view, palette) => {

@@ -1,32 +1,21 @@
 /* account.h: exact totals and histograms, and the one record of a finished fault. */
 
-/* histogram.py computes the same. */
-static __always_inline u32 bucket_of(u64 ns) {
+/* histogram.py computes the same. Without branches: the verifier would walk each of their combinations. */
+static __always_inline u64 bucket_of(u64 ns) {
     u64 units = ns >> BUCKET_UNIT_SHIFT;
-    u64 rest = units >> BUCKET_SUB_BITS;
-    u32 exponent = 0; /* of the highest bit above the sub-bucket bits */
-    if (rest >> 32) {
-        exponent += 32;
-        rest >>= 32;
-    }
-    if (rest >> 16) {
-        exponent += 16;
-        rest >>= 16;
-    }
-    if (rest >> 8) {
-        exponent += 8;
-        rest >>= 8;
-    }
-    if (rest >> 4) {
-        exponent += 4;
-        rest >>= 4;
-    }
-    if (rest >> 2) {
-        exponent += 2;
-        rest >>= 2;
-    }
-    exponent += rest >> 1;
-    return (exponent << BUCKET_SUB_BITS) + (u32)(units >> exponent);
+    u64 bits = units >> BUCKET_SUB_BITS;
+    bits |= bits >> 1; /* all ones below the highest one: their number, less one, is the exponent */
+    bits |= bits >> 2;
+    bits |= bits >> 4;
+    bits |= bits >> 8;
+    bits |= bits >> 16;
+    bits |= bits >> 32;
+    bits >>= 1;
+    bits -= (bits >> 1) & 0x5555555555555555ULL;
+    bits = (bits & 0x3333333333333333ULL) + ((bits >> 2) & 0x3333333333333333ULL);
+    bits = (bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+    u64 exponent = (bits * 0x0101010101010101ULL) >> 56;
+    return (exponent << BUCKET_SUB_BITS) + (units >> exponent);
 }
 
 /* A vCPU's totals have one writer at a time, its thread (or who wakes it while it sleeps): plain adds suffice.
@@ -95,7 +84,7 @@ static __always_inline u32 stages_seen(u8 seen, bool exit) {
     return counted;
 }
 
-/* Counts a finished fault in the totals and sends its record. `record` has everything but its sizes. */
+/* Counts a finished fault in the totals and sends its record. */
 static __always_inline void finish(u32 slot, struct fault_record *record, u64 whole_ns, u64 stall_ns, bool shared) {
     struct vcpu_totals *totals = totals_of(slot);
     struct vcpu_histograms *histograms = vcpu_histograms.lookup(&slot);
@@ -122,8 +111,6 @@ static __always_inline void finish(u32 slot, struct fault_record *record, u64 wh
         totals->unread += 1;
     if (record->seen & SEEN_NAMED)
         totals->named_reads += 1;
-    record->type = RECORD_FAULT;
-    record->size = sizeof(*record);
     if (records.ringbuf_output(record, sizeof(*record), BPF_RB_NO_WAKEUP))
         lose(LOSS_RING_FULL);
 }

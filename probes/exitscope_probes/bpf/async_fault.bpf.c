@@ -27,7 +27,26 @@ int on_async_repeated(u64 *ctx) {
     return 0;
 }
 
-/* kvm_async_pf_not_present(u64 token, u64 address): the kworker has the fault now. */
+/* The kworker is about to ask for this page: its event is the vCPU's. */
+static __always_inline void expect_async(u64 mm, u64 hva) {
+    struct page_key key = {.mm = mm, .page = hva};
+    struct pending fresh = {.asyncs = 1};
+    struct settings *known = the_settings();
+    if (hva == ADDRESS_UNKNOWN)
+        return;
+    if (!pendings.insert(&key, &fresh)) {
+        if (known)
+            __sync_fetch_and_add(&known->pendings, 1);
+        return;
+    }
+    struct pending *pending = pendings.lookup(&key);
+    if (pending)
+        __sync_fetch_and_add(&pending->asyncs, 1);
+    else
+        lose(LOSS_MAP_FULL);
+}
+
+/* kvm_async_pf_not_present(u64 token, u64 address): just before the kworker gets the fault. */
 int on_async_not_present(u64 *ctx) {
     struct thread *thread = current_vcpu();
     if (!thread)
@@ -39,10 +58,12 @@ int on_async_not_present(u64 *ctx) {
     wait.hva = thread->async_hva;
     wait.gpa = thread->async_gpa;
     thread->halt_begin_ns = wait.begin_ns;
-    if (async_waits.update(&key, &wait))
+    if (async_waits.update(&key, &wait)) {
         lose(LOSS_MAP_FULL);
-    else
+    } else {
         thread->async_outstanding += 1;
+        expect_async(thread->mm, wait.hva);
+    }
     close_wait(&thread->wait);
     return 0;
 }
@@ -52,10 +73,12 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
                                           struct moments *moments) {
     struct page_key key = {.mm = thread->mm, .page = wait->hva};
     struct pending *pending = pendings.lookup(&key);
-    if (!pending)
+    if (!pending || !pending->asyncs)
         return;
-    moments->read_ns = pending->read_ns;
-    record->seen |= SEEN_READ;
+    if (pending->reads) {
+        moments->read_ns = pending->read_ns;
+        record->seen |= SEEN_READ;
+    }
     if (pending->fill_begin_ns) {
         moments->fill_begin_ns = pending->fill_begin_ns;
         moments->fill_end_ns = pending->fill_end_ns;
@@ -63,7 +86,14 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
         record->handler_tid = pending->handler_tid;
         record->seen |= SEEN_FILL;
     }
-    if (pending->claims >= pending->reads)
+    struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
+    if (vm && pending->reads > pending->claims) {
+        __sync_fetch_and_add(&vm->events_done, 1);
+        __sync_fetch_and_add(&pending->claims, 1);
+    }
+    __sync_fetch_and_add(&pending->asyncs, -1);
+    /* A fill that is still going on forgets it itself, and so counts as a demand fill. */
+    if (!pending->asyncs && pending->claims >= pending->reads && (pending->fill_end_ns || !pending->reads))
         forget_pending(&key);
 }
 
@@ -76,31 +106,30 @@ int on_async_ready(u64 *ctx) {
     struct async_wait *wait = async_waits.lookup(&key);
     if (!wait)
         return 0; /* begun before the probes came, or a broadcast wake-up */
-    struct fault_record record = {};
     struct moments moments = {};
     moments.begin_ns = wait->begin_ns;
     moments.queued_ns = wait->queued_ns;
     moments.end_ns = bpf_ktime_get_ns();
-    record.mode = MODE_ASYNC;
-    record.waiter = WAITER_ASYNC;
-    record.vm = thread->vm;
-    record.vcpu = thread->vcpu_id;
-    record.tid = current_tid();
-    record.hva = wait->hva;
-    record.gpa = wait->gpa;
-    record.seen = SEEN_ACCESS;
+    struct fault_record *record = describe(thread, &thread->wait, MODE_ASYNC, WAITER_ASYNC);
+    if (!record)
+        return 0;
+    record->hva = wait->hva;
+    record->gpa = wait->gpa;
+    record->resolver = RESOLVER_OTHER;
+    record->handler_tid = 0;
+    record->seen = SEEN_ACCESS;
     if (wait->hva != ADDRESS_UNKNOWN)
-        collect_async(thread, wait, &record, &moments);
+        collect_async(thread, wait, record, &moments);
     u64 stall_ns = 0;
     if (thread->halted) {
-        record.seen |= SEEN_HALT;
+        record->seen |= SEEN_HALT;
         stall_ns = moments.end_ns - thread->halt_begin_ns;
         thread->halted = 0;
     }
-    set_stages(&record, &moments);
+    set_stages(record, &moments);
     async_waits.delete(&key);
     if (thread->async_outstanding)
         thread->async_outstanding -= 1;
-    finish(thread->slot, &record, moments.end_ns - moments.begin_ns, stall_ns, false);
+    finish(thread->slot, record, moments.end_ns - moments.begin_ns, stall_ns, false);
     return 0;
 }

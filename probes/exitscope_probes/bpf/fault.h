@@ -4,6 +4,7 @@ static __always_inline void close_wait(struct wait *wait) {
     wait->open = 0;
     wait->woken = 0;
     wait->seen = 0;
+    wait->pended = 0;
     wait->resolver = RESOLVER_OTHER;
     wait->handler_tid = 0;
     wait->read_ns = 0;
@@ -14,23 +15,37 @@ static __always_inline void close_wait(struct wait *wait) {
     wait->run_ns = 0;
 }
 
-static __always_inline void describe(struct fault_record *record, struct thread *thread, struct wait *wait) {
+/* The record of a fault that is over, but for its stages, gpa and what KVM_RUN returned. Not on the stack: the verifier
+ * forgets what it knows of map memory, and so walks each way through the stages once, not in all combinations. */
+static __always_inline struct fault_record *describe(struct thread *thread, struct wait *wait, u8 mode, u8 waiter) {
+    u32 zero = 0;
+    struct fault_record *record = scratch.lookup(&zero);
+    if (!record)
+        return 0;
+    record->type = RECORD_FAULT;
+    record->size = sizeof(*record);
+    record->mode = mode;
+    record->waiter = waiter;
+    record->resolver = wait->resolver;
+    record->seen = wait->seen;
     record->vm = thread->vm;
     record->vcpu = thread->vcpu_id;
     record->tid = thread->tid;
     record->handler_tid = wait->handler_tid;
-    record->resolver = wait->resolver;
-    record->seen = wait->seen;
     record->hva = wait->hva;
     record->gpa = ADDRESS_UNKNOWN;
+    record->exit_flags = 0;
+    record->exit_size = 0;
+    record->exit_errno = 0;
+    record->exit_reason = 0;
+    return record;
 }
 
 /* A wait in handle_userfault is over. The access is the begin if a guest fault was open, else the sleep, else the
  * read; `gpa` is ADDRESS_UNKNOWN where the fault's end did not tell it. */
 static __always_inline void finish_uffd(struct thread *thread, struct wait *wait, u64 access_ns, u64 end_ns, u64 gpa) {
-    struct fault_record record = {};
-    struct moments moments = {};
     bool other = !is_vcpu(thread);
+    struct moments moments = {};
     wait->seen |= (wait->open ? SEEN_ACCESS : 0) | (wait->sleep_ns ? SEEN_SLEEP : 0);
     moments.begin_ns = wait->open ? access_ns : wait->sleep_ns;
     if (!moments.begin_ns)
@@ -42,18 +57,18 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     moments.fill_begin_ns = wait->fill_begin_ns;
     moments.fill_end_ns = wait->fill_end_ns;
     moments.end_ns = end_ns;
-    describe(&record, thread, wait);
-    record.gpa = gpa;
-    record.mode = MODE_UFFD;
-    record.waiter = other ? WAITER_OTHER : WAITER_VCPU;
-    set_stages(&record, &moments);
+    struct fault_record *record = describe(thread, wait, MODE_UFFD, other ? WAITER_OTHER : WAITER_VCPU);
+    if (!record)
+        return;
+    record->gpa = gpa;
+    set_stages(record, &moments);
     if ((wait->seen & (SEEN_READ | SEEN_NAMED)) == SEEN_READ) {
         struct vm_totals *vm = vm_totals_of(wait->vm_slot);
         if (vm)
             __sync_fetch_and_add(&vm->events_done, 1);
     }
     u64 whole_ns = end_ns - moments.begin_ns;
-    finish(thread->slot, &record, whole_ns, other ? 0 : whole_ns, other);
+    finish(thread->slot, record, whole_ns, other ? 0 : whole_ns, other);
     close_wait(wait);
 }
 
@@ -98,12 +113,13 @@ static __always_inline bool apf_halted(struct thread *thread) {
     return halted;
 }
 
-/* Matches a waiter to the event that a handler has read for its page. */
+/* Matches a waiter to the event that a handler has read for its page. A fill without a wake-up, answered by a wake-up
+ * later, is the fill. */
 static __always_inline void claim(struct wait *wait, struct page_key *key, struct pending *pending) {
     wait->read_ns = pending->read_ns;
     wait->seen |= SEEN_READ;
     wait->hva = key->page;
-    if (pending->fill_begin_ns && !wait->fill_begin_ns) {
+    if (pending->fill_begin_ns && (!wait->fill_begin_ns || wait->resolver == RESOLVER_WAKE)) {
         wait->fill_begin_ns = pending->fill_begin_ns;
         wait->fill_end_ns = pending->fill_end_ns;
         wait->resolver = pending->resolver;
@@ -140,65 +156,77 @@ static __always_inline void rejoin_previous(struct thread *thread) {
     thread->access_ns = thread->previous_access_ns;
 }
 
+/* Looks for the event of a vCPU that has not been named, or that had not slept when its event was read: resolved before
+ * it slept, woken by a fill of many pages, or released by the end of the uffd. */
+static __always_inline void claim_own(struct thread *thread, u64 page) {
+    struct wait *wait = &thread->wait;
+    struct page_key key = {.mm = thread->mm, .page = page};
+    struct pending *pending = pendings.lookup(&key);
+    if (!pending || pending->asyncs || pending->claims >= pending->reads)
+        return;
+    claim(wait, &key, pending);
+    if (pending->fill_end_ns && pending->claims >= pending->reads)
+        forget_pending(&key); /* else the fill is still going on, and forgets it */
+}
+
 /* A guest fault ends: its page is about to be mapped. `hva` is known where somebody may have read its event without
  * knowing who waits. */
 static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, bool prefetch) {
     struct wait *wait = &thread->wait;
     u64 now = bpf_ktime_get_ns();
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (!totals)
+        return;
+    if (prefetch) {
+        /* KVM maps the page of an async fault ahead of the guest's next try: no fault of its own. */
+        totals->prefetch += 1;
+        close_wait(wait);
+        return;
+    }
     if (thread->has_previous)
         rejoin_previous(thread);
-    if (wait->seen & SEEN_READ) {
-        wait->woken = 1; /* also where the page was there before it slept, or the uffd ended */
-    } else if (hva != ADDRESS_UNKNOWN) {
-        struct page_key key = {.mm = thread->mm, .page = hva};
-        struct pending *pending = pendings.lookup(&key);
-        if (pending && pending->reads > pending->claims) {
-            claim(wait, &key, pending);
-            wait->woken = 1;
-            if (pending->fill_end_ns && pending->claims >= pending->reads)
-                forget_pending(&key); /* else the fill is still going on, and forgets it */
-        }
-    }
-    if (wait->woken) {
+    if (wait->pended)
+        claim_own(thread, wait->hva);
+    else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN)
+        claim_own(thread, hva);
+    if (wait->woken || wait->seen & SEEN_READ) {
         if (wait->seen & SEEN_RANGE && hva != ADDRESS_UNKNOWN)
             wait->hva = hva;
         finish_uffd(thread, wait, thread->access_ns, now, gpa);
         return;
     }
-    if (prefetch) {
-        struct vcpu_totals *totals = totals_of(thread->slot);
-        if (totals)
-            totals->prefetch += 1;
-    } else if (thread->address != thread->exit_address) {
-        finish_kernel(thread, now); /* else: the second half of a fault that went by userspace */
-    }
+    if (thread->address == thread->exit_address)
+        totals->stall_ns += now - thread->reenter_ns; /* the second half of a fault that went by userspace */
+    else
+        finish_kernel(thread, now);
     thread->exit_address = ADDRESS_UNKNOWN;
     close_wait(wait);
 }
 
 /* KVM_RUN is entered again after a fault that userspace had to solve. */
 static __always_inline void finish_exit(struct thread *thread, u64 now) {
-    struct fault_record record = {};
-    struct moments moments = {};
     struct wait *wait = &thread->wait;
+    struct moments moments = {};
     moments.begin_ns = thread->access_ns;
     moments.queued_ns = thread->exit_ns;
     moments.read_ns = thread->exit_ns;
     moments.fill_begin_ns = wait->fill_begin_ns;
     moments.fill_end_ns = wait->fill_end_ns;
     moments.end_ns = now;
-    describe(&record, thread, wait);
-    record.gpa = thread->exit_gpa;
-    if (record.gpa == ADDRESS_UNKNOWN && record.hva != ADDRESS_UNKNOWN)
-        record.gpa = gpa_of(read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT), record.hva);
-    record.mode = thread->exit_reason == KVM_EXIT_MEMORY_FAULT ? MODE_MEMORY_FAULT : MODE_EXIT;
-    record.waiter = WAITER_VCPU;
-    record.exit_errno = thread->exit_errno;
-    record.exit_reason = thread->exit_reason;
-    record.exit_flags = thread->exit_flags;
-    record.exit_size = thread->exit_size;
-    set_stages(&record, &moments);
-    finish(thread->slot, &record, now - moments.begin_ns, now - moments.begin_ns, false);
+    u8 mode = thread->exit_reason == KVM_EXIT_MEMORY_FAULT ? MODE_MEMORY_FAULT : MODE_EXIT;
+    struct fault_record *record = describe(thread, wait, mode, WAITER_VCPU);
+    if (!record)
+        return;
+    record->gpa = thread->exit_gpa;
+    if (record->gpa == ADDRESS_UNKNOWN && record->hva != ADDRESS_UNKNOWN)
+        record->gpa = gpa_of(read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT), record->hva);
+    record->exit_errno = thread->exit_errno;
+    record->exit_reason = thread->exit_reason;
+    record->exit_flags = thread->exit_flags;
+    record->exit_size = thread->exit_size;
+    set_stages(record, &moments);
+    finish(thread->slot, record, now - moments.begin_ns, now - moments.begin_ns, false);
     thread->exit_ns = 0;
+    thread->reenter_ns = now;
     close_wait(wait);
 }

@@ -20,8 +20,7 @@ int on_spte_requested(u64 *ctx) {
     u64 fault = ctx[0];
     u64 gfn = FIELD_U64(fault, OFF_FAULT_GFN);
     u64 hva = ADDRESS_UNKNOWN;
-    struct settings *known = the_settings();
-    if (thread->wait.seen & SEEN_RANGE || (known && known->pendings && !(thread->wait.seen & SEEN_READ)))
+    if (thread->wait.seen & SEEN_RANGE || (!(thread->wait.seen & SEEN_READ) && any_pending()))
         hva = hva_of(FIELD_U64(fault, OFF_FAULT_SLOT), gfn);
     end_fault(thread, gfn * PAGE_BYTES, hva, FIELD_U8(fault, OFF_FAULT_PREFETCH));
     return 0;

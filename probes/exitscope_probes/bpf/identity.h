@@ -112,14 +112,10 @@ static __always_inline struct thread *adopt_vcpu(u64 vcpu) {
     return thread->slot == NO_SLOT ? 0 : thread;
 }
 
-/* The current thread if it runs a vCPU. One that was inside KVM_RUN when the probes came is looked up now. */
+/* The current thread if it runs a vCPU. */
 static __always_inline struct thread *current_vcpu(void) {
     struct thread *thread = thread_of(current_tid());
-    if (!thread)
-        return 0;
-    if (thread->slot != NO_SLOT)
-        return is_vcpu(thread) ? thread : 0;
-    return thread->run_fd ? adopt_vcpu(private_of(file_of(thread->run_fd - 1))) : 0;
+    return thread && is_vcpu(thread) ? thread : 0;
 }
 
 /* A thread that waits for a page of a VM and is none of its vCPUs: remembered, so that its next wait has a begin. */

@@ -10,13 +10,11 @@
 
 #define UFFD_MSG_BYTES 32         /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
 #define UFFD_EVENT_PAGEFAULT 0x12 /* likewise */
-#define UFFD_MSG_BATCH 64         /* messages looked at in one read(); the rest are counted unreadable */
+#define UFFD_MSG_BATCH 32         /* messages looked at in one read(); the rest are counted unreadable */
 #define UFFDIO_TYPE 0xAA          /* likewise */
 
 #define MADV_POPULATE_READ 22  /* include/uapi/asm-generic/mman-common.h */
 #define MADV_POPULATE_WRITE 23 /* likewise */
-
-#define PF_WQ_WORKER 0x20 /* include/linux/sched.h: async_pf_execute runs in such a thread */
 
 #define ERRNO_EINTR 4
 #define ERRNO_EAGAIN 11

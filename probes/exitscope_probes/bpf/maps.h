@@ -15,7 +15,7 @@ struct wait {
     u8 resolver; /* of the fill */
     u32 handler_tid;
     u32 vm_slot;
-    u32 reserved;
+    u32 pended; /* its event is in pendings as well: it had not slept when a handler read it */
     u64 read_ns;
     u64 fill_begin_ns;
     u64 fill_end_ns;
@@ -32,7 +32,8 @@ struct fill {
     u32 fd;
     u8 active;
     u8 resolver;
-    u16 woken; /* waiters woken in this call */
+    u16 woken;         /* vCPUs woken in this call */
+    u64 candidate_tid; /* the last other thread woken in this call, 0: none */
 };
 
 /* A thread that runs a vCPU, waits for a VM's pages (vcpu_id == VCPU_OTHER), reads a userfaultfd or fills pages. */
@@ -62,6 +63,7 @@ struct thread {
     struct wait previous; /* over, but the guest's access goes on and has slept again */
     u64 previous_access_ns;
 
+    u64 reenter_ns; /* and was entered again */
     u64 exit_gpa;
     u64 exit_flags;
     u64 exit_size;
@@ -70,7 +72,6 @@ struct thread {
     s16 exit_errno;
     u16 exit_reason;
     u32 reserved;
-    u64 padding;
 };
 
 struct page_key {
@@ -78,18 +79,17 @@ struct page_key {
     u64 page; /* hva */
 };
 
-/* A page whose event a handler has read, when the event did not name the waiter (no UFFD_FEATURE_THREAD_ID, or a
- * thread that is no vCPU's). */
+/* A page whose event a handler has read and whose waiter is not found at once: the event did not name it (no
+ * UFFD_FEATURE_THREAD_ID), or it had not slept yet; or a page that a kworker of an async page fault will wait for. */
 struct pending {
     u64 read_ns;
     u64 fill_begin_ns;
     u64 fill_end_ns;
     u32 reads;
     u32 claims; /* waiters that have been matched to it */
+    u32 asyncs; /* vCPUs that will collect it with kvm_async_pf_ready */
     u32 handler_tid;
-    u8 resolver;
-    u8 async; /* a kworker waited: kvm_async_pf_ready will collect it */
-    u16 reserved;
+    u64 resolver;
 };
 
 struct async_key {
@@ -124,7 +124,7 @@ struct losses {
 
 struct settings {
     u64 uffd_fops; /* struct file_operations of a userfaultfd, learned from the first one seen */
-    u64 pendings;  /* entries of that map, about: where it is 0 nobody looks */
+    u64 pendings;  /* entries put into that map, less those taken out by the probes */
 };
 
 BPF_RINGBUF_OUTPUT(records, RING_PAGES);
@@ -135,6 +135,8 @@ BPF_F_TABLE("array", u32, struct losses, losses, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct tid_page, tids, TID_PAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct thread, threads, MAX_THREADS, BPF_F_MMAPABLE);
 BPF_TABLE("array", u32, struct settings, settings, 1);
+BPF_TABLE("array", u32, u64, pendings_forgotten, 1);             /* entries of pendings taken out by loader.py */
+BPF_TABLE("percpu_array", u32, struct fault_record, scratch, 1); /* where a record is put together */
 BPF_QUEUESTACK("queue", free_vcpus, struct free_slot, MAX_VCPUS, 0);
 BPF_QUEUESTACK("queue", free_vms, struct free_slot, MAX_VMS, 0);
 BPF_QUEUESTACK("queue", free_threads, struct free_slot, MAX_THREADS, 0);
@@ -163,6 +165,14 @@ static __always_inline void lose(u32 which) {
 static __always_inline struct settings *the_settings(void) {
     u32 zero = 0;
     return settings.lookup(&zero);
+}
+
+/* Whether a look into pendings can find anything. */
+static __always_inline bool any_pending(void) {
+    u32 zero = 0;
+    u64 *forgotten = pendings_forgotten.lookup(&zero);
+    struct settings *known = settings.lookup(&zero);
+    return known && forgotten && known->pendings != *forgotten;
 }
 
 static __always_inline u32 current_tid(void) { return (u32)bpf_get_current_pid_tgid(); }

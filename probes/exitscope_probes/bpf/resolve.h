@@ -65,6 +65,7 @@ static __always_inline void begin_fill(struct thread *thread, u32 resolver, u32 
     thread->fill.fd = fd;
     thread->fill.resolver = resolver;
     thread->fill.woken = 0;
+    thread->fill.candidate_tid = 0;
     thread->fill.begin_ns = bpf_ktime_get_ns();
     thread->fill.active = 1;
 }
@@ -95,24 +96,57 @@ static __always_inline void enter_madvise(u64 start, u64 bytes, u64 advice) {
         begin_fill(thread, RESOLVER_MADV_POPULATE, 0, start, bytes);
 }
 
-/* What becomes of the event of the page that was filled: forgotten when every waiter has been matched. */
+static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 bytes, bool demand) {
+    u64 resolver = at_most(which, RESOLVERS - 1);
+    if (!vm)
+        return;
+    if (demand) {
+        __sync_fetch_and_add(&vm->fills_demand[resolver], 1);
+    } else {
+        __sync_fetch_and_add(&vm->fills_background[resolver], 1);
+        __sync_fetch_and_add(&vm->bytes_background, bytes);
+    }
+}
+
+/* A fill has woken a waiter. It is a demand fill, and as far as this waiter goes it is done. */
+static __always_inline void mark_woken(struct wait *wait, struct fill *fill, u32 tid, u64 bytes) {
+    wait->woken = 1;
+    wait->run_ns = 0;
+    wait->seen |= SEEN_FILL | (bytes > PAGE_BYTES ? SEEN_RANGE : 0);
+    wait->handler_tid = tid;
+    wait->resolver = fill->resolver;
+    wait->fill_begin_ns = fill->begin_ns;
+    wait->fill_end_ns = bpf_ktime_get_ns();
+    if (!fill->woken)
+        count_fill(vm_totals_of(wait->vm_slot), fill->resolver, 0, true);
+    fill->woken++;
+}
+
+/* What becomes of the event of the page that was filled: forgotten when every waiter has been matched. True if there
+ * was one. */
 static __always_inline bool settle_pending(struct thread *filler, struct page_key *key, u64 now) {
     struct fill *fill = &filler->fill;
     struct pending *pending = pendings.lookup(key);
     if (!pending)
         return false;
-    if (pending->async)
-        return true;
-    if (pending->claims >= pending->reads) {
-        forget_pending(key);
-        return true;
-    }
-    if (fill->resolver != RESOLVER_WAKE || !pending->fill_end_ns) {
+    u32 unclaimed = pending->reads - pending->claims;
+    if ((unclaimed || pending->asyncs) && (fill->resolver != RESOLVER_WAKE || !pending->fill_end_ns)) {
         pending->fill_begin_ns = fill->begin_ns;
         pending->fill_end_ns = now;
         pending->resolver = fill->resolver;
         pending->handler_tid = filler->tid;
     }
+    if (pending->asyncs)
+        return true; /* kvm_async_pf_ready collects and forgets it */
+    if (unclaimed && fill->candidate_tid) {
+        struct thread *other = adopt_other(fill->candidate_tid, key->mm);
+        if (other) {
+            claim(&other->wait, key, pending);
+            finish_uffd(other, &other->wait, 0, now, ADDRESS_UNKNOWN);
+        }
+    }
+    if (pending->claims >= pending->reads)
+        forget_pending(key);
     return true;
 }
 
@@ -129,31 +163,19 @@ static __always_inline void fill_own_fault(struct thread *thread, struct target 
     wait->fill_end_ns = now;
 }
 
-static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 bytes, bool demand) {
-    u64 resolver = at_most(which, RESOLVERS - 1);
-    if (!vm)
-        return;
-    if (demand) {
-        __sync_fetch_and_add(&vm->fills_demand[resolver], 1);
-    } else {
-        __sync_fetch_and_add(&vm->fills_background[resolver], 1);
-        __sync_fetch_and_add(&vm->bytes_background, bytes);
-    }
-}
-
 /* A resolving call returns. One that has woken a waiter was counted then. */
 static __always_inline void exit_fill(struct thread *thread, s64 result) {
     struct fill *fill = &thread->fill;
-    struct settings *known = the_settings();
+    bool pending = any_pending();
     fill->active = 0;
-    if (!known || (fill->woken && !known->pendings))
+    if (fill->woken && !pending)
         return;
     struct target target = {};
     struct vm_totals *vm = 0;
     u64 now = bpf_ktime_get_ns();
     bool demand = false;
     range_of(fill, &target);
-    if (thread->exit_ns && !known->pendings) {
+    if (thread->exit_ns && !pending) {
         vm = vm_totals_of(thread->wait.vm_slot);
     } else {
         u32 vm_slot = 0;
@@ -175,7 +197,7 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
     count_fill(vm, fill->resolver, target.bytes, demand);
 }
 
-/* One page fault event that does not name a vCPU thread of ours has reached its handler. */
+/* A page fault event has reached its handler, and its waiter is to be found later. */
 static __always_inline void note_read(u64 mm, u64 page, u64 now) {
     struct page_key key = {.mm = mm, .page = page};
     struct pending fresh = {.read_ns = now, .reads = 1};
@@ -190,7 +212,7 @@ static __always_inline void note_read(u64 mm, u64 page, u64 now) {
         lose(LOSS_MAP_FULL);
         return;
     }
-    if (known->claims >= known->reads) {
+    if (known->claims >= known->reads) { /* also the entry that an async fault has made */
         known->read_ns = now;
         known->fill_begin_ns = 0;
         known->fill_end_ns = 0;
@@ -206,6 +228,11 @@ static __always_inline bool note_named_read(u32 tid, u64 page, u64 now) {
     waiter->wait.read_ns = now;
     waiter->wait.hva = page;
     waiter->wait.seen |= SEEN_READ | SEEN_NAMED;
+    if (!waiter->wait.sleep_ns) {
+        /* Whether it will sleep at all is open; if not, only the page tells whose fill it was. */
+        waiter->wait.pended = 1;
+        note_read(waiter->mm, page, now);
+    }
     return true;
 }
 

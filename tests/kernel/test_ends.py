@@ -1,0 +1,143 @@
+"""Faults that end in other ways than by a fill: nothing hangs, nothing stays behind, nothing goes uncounted."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from exitscope_probes.records import MODE_ASYNC, MODE_KERNEL, MODE_UFFD, MODES, RESOLVERS, SEEN_FILL
+from tests.kernel.harness import Guest, Watch, finish, guest, running_vcpus, wait_until
+
+pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
+
+HELD = {
+    "uffd": ["--mode", "uffd", "--hold-fault"],
+    "uffd-thread-id": ["--mode", "uffd", "--hold-fault", "--thread-id"],
+    "exit": ["--mode", "exit", "--delay-us", 60_000_000],
+}
+
+
+def await_open(watch: Watch, process: Guest, vcpus: int) -> None:
+    """Until each vCPU is seen in a fault."""
+
+    def open_now() -> bool:
+        return bool(watch.numbers(process.pid)) and (
+            np.count_nonzero(watch.observe(process.pid).vcpus["open_since_ns"]) == vcpus
+        )
+
+    wait_until(open_now, f"{vcpus} vCPUs in a fault")
+
+
+@pytest.mark.parametrize("way", HELD)
+def test_killed_in_a_fault(watch: Watch, way: str) -> None:
+    with watch.losing(unmatched_begin=4), guest(*HELD[way], "--vcpus", 4, "--pages", 40) as process:
+        await_open(watch, process, 4)
+        traces = watch.left_of(process.pid)
+        process.kill()
+        process.wait()
+        seen = watch.observe(process.pid)
+    assert seen.vcpus["exited"].tolist() == [1] * 4
+    assert not seen.vcpus["open_since_ns"].any()
+    assert not seen.vcpus["series"]["count"][:, :MODE_KERNEL].any()
+    assert len(seen.records) == 0
+    watch.retire(process.pid)
+    assert traces.remaining() == {}
+
+
+def test_killed_while_a_kworker_waits(watch: Watch) -> None:
+    with guest("--mode", "uffd", "--async", "--hold-fault", "--vcpus", 4, "--pages", 40) as process:
+        wait_until(lambda: bool(watch.numbers(process.pid)), "its VM")
+        wait_until(lambda: watch.observe(process.pid).vm["events_read"] == 4, "four events")
+        wait_until(lambda: bool(watch.observe(process.pid).vcpus["open_since_ns"].all()), "four halted vCPUs")
+        traces = watch.left_of(process.pid)
+        with watch.losing(unmatched_begin=4):
+            process.kill()
+            process.wait()
+    watch.retire(process.pid)
+    assert traces.remaining() == {}
+
+
+def test_handlers_that_die(watch: Watch) -> None:
+    """vCPUs that wait for nobody show as open, since when, for as long as it lasts."""
+    with guest("--vcpus", 3, "--pages", 300, "--handlers", 2, "--kill-handlers-after", 50) as process:
+        await_open(watch, process, 3)
+        # Each may still be in a fault that ends: those open now and later are the lasting ones.
+        wait_until(lambda: watch.observe(process.pid).vm["fills_demand"].sum() == 50, "50 fills")
+        await_open(watch, process, 3)
+        traces = watch.left_of(process.pid)
+        first = watch.observe(process.pid)
+        time.sleep(0.3)
+        second = watch.observe(process.pid)
+        assert np.array_equal(first.vcpus["open_since_ns"], second.vcpus["open_since_ns"])
+        assert (first.vcpus["open_since_ns"] <= time.monotonic_ns() - 300_000_000).all()
+        assert sum(second.faults(MODE_UFFD)) == 50
+        report = finish(process, signal.SIGTERM)
+        seen = watch.observe(process.pid)
+    assert report["fills"]["demand"] == seen.vm["fills_demand"].sum() == 50
+    assert seen.vm["events_read"] == report["events_read"]
+    assert not seen.vcpus["open_since_ns"].any()
+    watch.retire(process.pid)
+    assert traces.remaining() == {}
+
+
+@pytest.mark.parametrize("fault", ["missing", "minor"])
+@pytest.mark.parametrize(("mode", "option"), [(MODE_UFFD, []), (MODE_UFFD, ["--thread-id"]), (MODE_ASYNC, ["--async"])])
+def test_uffd_closed_under_waiting_vcpus(watch: Watch, mode: int, option: list[str], fault: str) -> None:
+    """The kernel lets them go: one fault each, resolved by nobody that we know; all others are the kernel's own."""
+    options = ["--hold-fault", "--close-uffd-after-ms", 200, "--vcpus", 4, "--pages", 400, "--fault", fault, *option]
+    with watch.losing(), guest(*options) as process:
+        wait_until(lambda: len(watch.numbers(process.pid)) == 1, "its VM")
+        await_open(watch, process, 4)
+        traces = watch.left_of(process.pid)
+        report = finish(process)
+        seen = watch.observe(process.pid)
+    assert [vcpu["touches"] for vcpu in report["vcpus"]] == [100] * 4
+    assert (seen.faults(mode), seen.recorded(mode)) == ([1] * 4, [1] * 4), MODES[mode]
+    assert all(count >= 99 for count in seen.faults(MODE_KERNEL))
+    assert set(seen.records["resolver"]) == {RESOLVERS.index("other")}
+    assert not (seen.records["seen"] & SEEN_FILL).any()
+    assert (seen.vm["events_read"], seen.vm["events_done"]) == (4, 4)
+    assert seen.fills("demand") == seen.fills("background") == {}
+    assert not seen.vcpus["open_since_ns"].any()
+    assert seen.vcpus["stall_ns"].min() >= seen.records["notify_ns"].min()
+    watch.retire(process.pid)
+    assert traces.remaining() == {}
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Watch]:
+    """Probes with next to no room beside what this host's other VMs take."""
+    others = running_vcpus()
+    with Watch(ring_bytes=4 * 4096, max_vcpus=4 + others, max_vms=4 + others) as watch:
+        yield watch
+
+
+@pytest.mark.parametrize("options", [["--mode", "uffd"], ["--mode", "exit"], ["--mode", "uffd", "--async"]])
+def test_a_ring_that_is_too_small(narrow: Watch, options: list[str]) -> None:
+    """Records are lost, and counted; the totals are exact all the same."""
+    narrow.retire()
+    lost_before = narrow.loss()["ring_full"]
+    report, seen = narrow.run(*options, "--vcpus", 2, "--pages", 1000)
+    lost = narrow.loss()["ring_full"] - lost_before
+    assert 0 < len(seen.records) < 1000
+    assert lost == 1000 - len(seen.records)
+    mode = MODE_ASYNC if report["async"] else MODES.index(report["mode"])
+    assert seen.faults(mode) == [500, 500]
+    assert seen.histograms[:, mode].sum(axis=1).tolist() == [500, 500]
+    assert seen.vm["fills_demand"].sum() == 1000
+
+
+def test_more_vcpus_than_there_is_room_for(narrow: Watch) -> None:
+    """The loss is counted, the vCPUs that found room are exact, and their room comes back."""
+    narrow.retire()
+    before = narrow.loss()["map_full"]
+    report, seen = narrow.run("--mode", "exit", "--vcpus", 8, "--pages", 80)
+    assert report["faults"] == 80
+    assert narrow.loss()["map_full"] - before >= 4
+    assert len(seen.vcpus) == 4
+    assert seen.vcpus["series"]["count"][:, MODES.index("exit")].tolist() == [10] * 4
+    with narrow.losing():
+        _, seen = narrow.run("--mode", "exit", "--vcpus", 4, "--pages", 80)
+    assert seen.faults(MODES.index("exit")) == [20] * 4
