@@ -1,12 +1,13 @@
 # make run [PORT=8765]   install what is missing, then trace a demo guest and show it in the browser
 # make test              everything that this machine can run;  test-unit, test-kernel, test-browser: a part of it
 # make lint | format     ruff, mypy --strict, clang-format
-# make bench             the figures of the README, measured on this machine
+# make bench             the figures of the README, measured on this machine (BENCH_ARGS=--update-readme keeps them)
 # make screenshot        frontend/screenshot.png, taken from the real page
 # make clean             remove everything that make created in this directory
 
 PORT ?= 8765
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,7 +57,7 @@ format: lint-packages dev
 	clang-format-14 -i $(C_SOURCES)
 
 bench: bench-packages test-packages dev $(GUEST)
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 screenshot: test-packages dev $(GUEST)
 	@$(BIN)/python -m tests.browser.screenshot frontend/screenshot.png

@@ -1,6 +1,7 @@
 """The command line. Exit status: 0 done, 1 failed with one clear line, 2 wrong usage."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def _run(settings: dict[str, Any], demo: bool) -> int:
     from .supervise import Child, supervise
 
     exitscope = [sys.executable, "-m", "exitscope"]
+    settings["port"] = settings["port"] or _free_port(settings["host"])  # a server started again must be where it was
     server = [*exitscope, "serve", *as_arguments(settings, SERVER)]
     reason = probes_doctor.usable()
     if reason is None:
@@ -110,6 +112,11 @@ def _run(settings: dict[str, Any], demo: bool) -> int:
     recording = _bundled_recording()
     print(f"exitscope: replaying a recording, because live tracing is not possible: {reason}", file=sys.stderr)
     return supervise([Child.always("the server", [*server, "--source", str(recording), "--replay-reason", reason])])
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _bundled_recording() -> Path:

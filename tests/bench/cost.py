@@ -17,7 +17,7 @@ TARGET = 0.5
 _GUEST = ("--vcpus", 2)
 _VARIANTS = {
     "uffd fault": ("--mode", "uffd", "--thread-id"),
-    "uffd fault, no UFFD_FEATURE_THREAD_ID": ("--mode", "uffd"),
+    "uffd fault, no THREAD_ID": ("--mode", "uffd"),
     "exit fault": ("--mode", "exit"),
 }
 _TARGETED = {name for name in _VARIANTS if name.startswith("uffd")}
@@ -42,7 +42,7 @@ def rows(effort: Effort) -> Iterator[Row]:
         ratio = Spread.of([mine / theirs for mine, theirs in zip(ours, peer, strict=True)])
         targeted = variant in _TARGETED
         yield Row(
-            f"in-kernel cost per {variant}, share of a bpftrace script's",
+            f"in-kernel cost per {variant} / a bpftrace script's",
             f"{ratio:.2f}; {Spread.of(ours):.2f} µs",
             f"≤ {TARGET}" if targeted else "",
             ratio.middle <= TARGET if targeted else None,

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. met: None where there is no target, peer: what others measured in the same run."""
+    """One line of the table. met: None where there is no target, remark: the peer in the same run, and such."""
 
     what: str
     value: str
     target: str = ""
     met: bool | None = None
-    peer: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure: `--quick` gives numbers within a minute, fit only to see that all works."""
+    """How much to measure: `--quick` gives rough numbers, fit only to see that all works."""
 
     quick: bool
 

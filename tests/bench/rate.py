@@ -13,11 +13,12 @@ ROUNDS = 9
 PAGES = 48_000
 TARGET = 0.95
 MODES = ("uffd", "exit")
-_UNTRACED, _PEER = "untraced", "bpftrace"
+_UNTRACED, _AGAIN, _PEER = "untraced", "untraced again", "bpftrace"
 _TRACERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     _UNTRACED: nobody,
     "collector": product,
     _PEER: bpftrace,
+    _AGAIN: nobody,
     "collector and server": product_shown,
 }
 
@@ -27,25 +28,21 @@ def rows(effort: Effort) -> Iterator[Row]:
     names = list(_TRACERS)
     for number in range(effort.rounds(ROUNDS)):
         turn = number % len(names)
-        for name in names[turn:] + names[:turn]:  # nobody is always first after a pause
+        for name in names[turn:] + names[:turn]:  # none is always first
             with _TRACERS[name]():
                 settle()
                 for mode in MODES:
                     rates[name, mode].append(undisturbed(partial(_rate, mode, effort.pages(PAGES))))
     for mode in MODES:
-        untraced = rates[_UNTRACED, mode]
-        peer = Spread.of(_shares(rates[_PEER, mode], untraced))
-        for name in names:
-            if name in (_UNTRACED, _PEER):
-                continue
-            share = Spread.of(_shares(rates[name, mode], untraced))
+        shares = {name: Spread.of(_shares(rates[name, mode], rates[_UNTRACED, mode])) for name in names}
+        untraced, peer = Spread.of(rates[_UNTRACED, mode]).middle, shares[_PEER]
+        for name in ("collector", "collector and server"):
             yield Row(
-                f"fault rate under the {name} / untraced, {mode} mode, 2 vCPUs "
-                f"(untraced {Spread.of(untraced).middle / 1e3:.1f} k/s)",
-                f"{share:.2f}",
-                f"≥ {TARGET}, above bpftrace's",
-                share.middle >= TARGET and share.middle > peer.middle,
-                f"bpftrace {peer:.2f}",
+                f"fault rate traced / untraced, {mode} mode, 2 vCPUs, {name}",
+                f"{shares[name]:.2f}",
+                f"≥ {TARGET}, above bpftrace",
+                shares[name].middle >= TARGET and shares[name].middle > peer.middle,
+                f"bpftrace {peer:.2f}; untraced {untraced / 1e3:.1f} k/s, again {shares[_AGAIN]:.2f} of that",
             )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from tests.bench.figure import BenchError, Row
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-HEADINGS = ("what", "measured", "target", "", "peer")
+HEADINGS = ("what", "measured", "target", "", "peer, remarks")
 _VERDICTS = {True: "ok", False: "missed", None: ""}
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    return (row.what, row.value, row.target, _VERDICTS[row.met], row.peer)
+    return (row.what, row.value, row.target, _VERDICTS[row.met], row.remark)
 
 
 def as_text(rows: Sequence[Row]) -> str:

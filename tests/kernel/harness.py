@@ -71,6 +71,20 @@ def guest(*options: object) -> Iterator[Guest]:
             process.kill()
 
 
+def answer(process: Guest) -> Report:
+    """The next line that a guest prints: with --wait-start, that it is ready."""
+    assert process.stdout is not None
+    line: Report = json.loads(process.stdout.readline())
+    return line
+
+
+def go(process: Guest) -> None:
+    """Let a guest start that waits for it."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
 def finish(process: Guest, number: signal.Signals | None = None) -> Report:
     """The guest's last report, after asking it to end if `number` is given; it must succeed."""
     if number is not None:
@@ -145,6 +159,7 @@ class Watch:
     @contextmanager
     def losing(self, **expected: int) -> Iterator[None]:
         """What happens meanwhile must lose exactly this, by default nothing."""
+        self.drain()  # other VMs of this host fill the ring, too
         before = self.loss()
         yield
         after = self.loss()

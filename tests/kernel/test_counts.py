@@ -55,18 +55,20 @@ def assert_exact(report: Report, seen: Observed, mode: int, faults: list[int]) -
 
 def assert_described(report: Report, records: np.ndarray) -> None:  # type: ignore[type-arg]
     """Each record says who, where and by whom."""
-    assert set(records["resolver"]) == {RESOLVERS.index(report["resolver"])}
+    # A waiter that finds its page there before it sleeps may be done before the call that filled it.
+    filled = records[records["seen"] & SEEN_FILL != 0]
+    assert len(filled) >= 0.99 * len(records)
+    assert set(filled["resolver"]) == {RESOLVERS.index(report["resolver"])}
     tids = np.array([vcpu["tid"] for vcpu in report["vcpus"]])
     assert np.array_equal(records["tid"], tids[records["vcpu"]])
     in_kvm_run = report["mode"] == "exit"
     fillers = tids if in_kvm_run else [handler["tid"] for handler in report["handlers"]]
-    assert set(records["handler_tid"]) <= set(fillers)
+    assert set(filled["handler_tid"]) <= set(fillers)
     if in_kvm_run:
         assert np.array_equal(records["handler_tid"], records["tid"])
         assert set(records["exit_errno"]) == {-14}
     assert set(records["waiter"]) == {WAITER_ASYNC if report["async"] else WAITER_VCPU}
-    seen = SEEN_FILL if in_kvm_run else SEEN_FILL | SEEN_READ
-    assert (records["seen"] & seen == seen).all()
+    assert in_kvm_run or (records["seen"] & SEEN_READ).all()
     for address in ("gpa", "hva"):
         assert not (records[address] == ADDRESS_UNKNOWN).any()
         assert not (records[address] % PAGE_BYTES).any()

@@ -1,5 +1,7 @@
 """Faults that end in other ways than by a fill: nothing hangs, nothing stays behind, nothing goes uncounted."""
 
+import ctypes
+import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 
 from exitscope_probes.records import MODE_ASYNC, MODE_KERNEL, MODE_UFFD, MODES, RESOLVERS, SEEN_FILL
-from tests.kernel.harness import Guest, Watch, finish, guest, running_vcpus, wait_until
+from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, running_vcpus, wait_until
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
-HELD = {
+SYS_TGKILL = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+libc = ctypes.CDLL(None)
+HELD: dict[str, list[object]] = {
     "uffd": ["--mode", "uffd", "--hold-fault"],
     "uffd-thread-id": ["--mode", "uffd", "--hold-fault", "--thread-id"],
     "exit": ["--mode", "exit", "--delay-us", 60_000_000],
@@ -102,6 +106,37 @@ def test_uffd_closed_under_waiting_vcpus(watch: Watch, mode: int, option: list[s
     assert seen.fills("demand") == seen.fills("background") == {}
     assert not seen.vcpus["open_since_ns"].any()
     assert seen.vcpus["stall_ns"].min() >= seen.records["notify_ns"].min()
+    watch.retire(process.pid)
+    assert traces.remaining() == {}
+
+
+@pytest.mark.parametrize("option", [[], ["--thread-id"]])
+def test_kicked_out_of_a_fault(watch: Watch, option: list[str]) -> None:
+    """A signal ends KVM_RUN in the middle of a wait; the access is made again, and its page read about twice."""
+    options = ["--vcpus", 2, "--handlers", 2, "--pages", 100, "--delay-us", 5000, "--wait-start", *option]
+    with watch.losing(), guest(*options) as process:
+        tids = [vcpu["tid"] for vcpu in answer(process)["vcpus"]]
+        go(process)
+        for _ in range(40):
+            time.sleep(0.003)
+            for tid in tids:
+                assert libc.syscall(SYS_TGKILL, process.pid, tid, signal.SIGUSR1) == 0
+        traces = watch.left_of(process.pid)
+        report = finish(process)
+        seen = watch.observe(process.pid)
+    repeats = sum(vcpu["repeats"] for vcpu in report["vcpus"])
+    assert repeats > 0, "no signal came in a fault"
+    assert report["faults"] == 100
+    assert seen.vm["events_read"] == report["events_read"] == 100 + repeats
+    assert seen.vm["events_done"] <= seen.vm["events_read"]
+    assert seen.vm["fills_failed"] == report["fills"]["eexist"] > 0
+    copies = [seen.vm[f"fills_{which}"][RESOLVERS.index("COPY")] for which in ("demand", "background")]
+    assert copies == [100, 0]
+    assert seen.faults(MODE_UFFD) == seen.recorded(MODE_UFFD)
+    for faults, vcpu in zip(seen.faults(MODE_UFFD), report["vcpus"], strict=True):
+        assert 50 <= faults <= 50 + vcpu["repeats"], "each page, and at most each event that was read"
+    for row, vcpu in zip(seen.vcpus, report["vcpus"], strict=True):
+        assert 0.8 * vcpu["run_ns"] <= row["stall_ns"] <= vcpu["run_ns"]
     watch.retire(process.pid)
     assert traces.remaining() == {}
 

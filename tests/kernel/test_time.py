@@ -36,25 +36,16 @@ FIELDS = {
 }
 
 
-def stall_share(watch: Watch, *options: object) -> float:
-    """Measured stall over the time that the guest itself lost to its faults."""
+@pytest.mark.parametrize("way", WAYS)
+def test_stall_agrees_with_the_guests_own_clock(watch: Watch, way: str) -> None:
+    """With a network behind the handler: the way from the access to KVM's first tracepoint, and from its last one back
+    into the guest, is out of sight, some microseconds that would count for much in a fault of 30 µs."""
+    options = [*WAYS[way][1], "--vcpus", 2, "--handlers", 2, "--pages", 2000, "--delay-us", 500]
     report, seen = watch.run("--fault-free-pass", *options)
     lost_ns = sum(vcpu["run_ns"] - vcpu["fault_free_ns"] for vcpu in report["vcpus"])
     for row, vcpu in zip(seen.vcpus, report["vcpus"], strict=True):
         assert row["stall_ns"] <= vcpu["run_ns"], "more stall than time"
-    return float(seen.vcpus["stall_ns"].sum()) / lost_ns
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_stall_agrees_with_the_guests_own_clock(watch: Watch, way: str) -> None:
-    """With a network behind the handler, where the stall is what the guest waits for."""
-    share = stall_share(watch, *WAYS[way][1], "--vcpus", 2, "--handlers", 2, "--pages", 2000, "--delay-us", 500)
-    assert 0.9 <= share <= 1.1
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_stall_agrees_with_the_guests_own_clock_without_a_delay(watch: Watch, way: str) -> None:
-    assert 0.9 <= stall_share(watch, *WAYS[way][1], "--vcpus", 2, "--handlers", 2, "--pages", 4000) <= 1.1
+    assert 0.9 <= seen.vcpus["stall_ns"].sum() / lost_ns <= 1.1
 
 
 def assert_stages_add_up(seen: Observed, mode: int) -> None:
@@ -74,11 +65,15 @@ def assert_stages_add_up(seen: Observed, mode: int) -> None:
             histogram = np.bincount(bucket_of(times), minlength=BUCKETS)
             assert np.array_equal(seen.histograms[vcpu, series], histogram), (family, stage)
         assert np.array_equal(seen.histograms[vcpu, mode], np.bincount(bucket_of(whole), minlength=BUCKETS))
-    unseen = seen.records["seen"] & SEEN_FILL == 0
-    assert not unseen.any()
+    complete = [
+        vcpu
+        for vcpu in range(len(seen.vcpus))
+        if (seen.records["seen"][seen.records["vcpu"] == vcpu] & SEEN_FILL).all()
+    ]
+    assert complete, "one that saw each stage of each fault"
     stages = [series for series, (name, _) in enumerate(STAGE_SERIES, start=len(MODES)) if name == family]
-    sums = seen.vcpus["series"]["sum_ns"].astype(np.int64)
-    assert np.abs(sums[:, stages].sum(axis=1) - sums[:, mode]).max() <= 1000 * len(seen.records)
+    sums = seen.vcpus["series"]["sum_ns"][complete].astype(np.int64)
+    assert np.abs(sums[:, stages].sum(axis=1) - sums[:, mode]).max() <= 1000
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -119,4 +114,4 @@ def test_halted_vcpus_are_stalled(watch: Watch) -> None:
     _, seen = watch.run("--mode", "uffd", "--async", "--pages", 100, "--delay-us", 1000)
     (row,) = seen.vcpus
     assert row["async_tries"] >= 100
-    assert 0.9 <= row["stall_ns"] / row["series"][MODE_ASYNC]["sum_ns"] <= 1.0
+    assert 0.9 <= row["stall_ns"] / row["series"]["sum_ns"][: len(MODES)].sum() <= 1.0

@@ -87,6 +87,7 @@ static __always_inline void open_fault(u64 address) {
         close_wait(wait);
     }
     wait->open = 1;
+    thread->kicked = 0;
     thread->address = address;
     thread->access_ns = bpf_ktime_get_ns();
 }

@@ -71,7 +71,7 @@ struct thread {
     u64 async_gpa;
     s16 exit_errno;
     u16 exit_reason;
-    u32 reserved;
+    u32 kicked; /* KVM_RUN returned in the middle of a fault that had slept, and the fault has not begun anew */
 };
 
 struct page_key {

@@ -78,6 +78,7 @@ int on_userspace_exit(u64 *ctx) {
         /* Kicked out of its wait: time lost to the fault all the same; the fault itself starts anew. */
         totals->stall_ns += now - thread->access_ns;
         totals->open_since_ns = 0;
+        thread->kicked = 1;
     }
     close_wait(wait);
     return 0;
