@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .errors import ProbeError
+from .libbpf import libbpf
 
 _BTF_DIR = Path("/sys/kernel/btf")
 _MODULES = ("kvm",)  # modules whose structs and tracepoints the probes need, where not built in
@@ -153,19 +154,7 @@ class KernelBtf:
     """
 
     def __init__(self) -> None:
-        try:
-            self._lib = ctypes.CDLL("libbpf.so.1")
-        except OSError:
-            raise BtfError("libbpf is not installed", "apt-get install libbpf1") from None
-        for name in ("btf__parse", "btf__parse_split", "btf__type_by_id"):
-            getattr(self._lib, name).restype = ctypes.c_void_p
-        self._lib.btf__name_by_offset.restype = ctypes.c_char_p
-        self._lib.btf__parse_split.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
-        self._lib.btf__type_by_id.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
-        self._lib.btf__name_by_offset.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
-        self._lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
-        self._lib.libbpf_set_print(None)
-        self._lib.libbpf_set_strict_mode(0xFFFFFFFF)  # LIBBPF_STRICT_ALL: NULL, not an encoded error
+        self._lib = libbpf()
 
     @cached_property
     def _objects(self) -> tuple[Btf, ...]:

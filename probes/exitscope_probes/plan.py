@@ -7,13 +7,11 @@ tracepoints here; nothing downstream knows which was taken.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from .btf import KernelBtf
 from .symbols import kernel_symbols
-
-_TRACEFS = Path("/sys/kernel/tracing/events")
+from .tracing import TRACEFS_EVENTS
 
 Strategy = Literal["fentry", "kprobe", "tracepoint"]
 STRATEGIES: tuple[Strategy, ...] = ("fentry", "kprobe", "tracepoint")
@@ -239,7 +237,7 @@ HOOKS: tuple[Hook, ...] = (
 def _tracepoint_reason(btf: KernelBtf, attachment: Attachment) -> str | None:
     category, colon, name = attachment.target.partition(":")
     if colon:
-        if (_TRACEFS / category / name).exists():
+        if (TRACEFS_EVENTS / category / name).exists():
             return None
         return f"this kernel has no tracepoint {attachment.target} (CONFIG_FTRACE_SYSCALLS, tracefs mounted?)"
     arguments = btf.raw_arguments(attachment.target)

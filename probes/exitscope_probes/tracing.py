@@ -1,17 +1,31 @@
-"""Loads and attaches programs with typed arguments (BPF_PROG_TYPE_TRACING), which bcc 0.26 cannot.
+"""Loads and attaches compiled programs, through libbpf, on which bcc itself stands.
 
-bcc compiles them; libbpf, which bcc itself stands on, loads them here. Typed arguments let a program follow kernel
-pointers with plain loads, at a tenth of the price of bpf_probe_read_kernel.
+Those at raw tracepoints are BPF_PROG_TYPE_TRACING, which bcc 0.26 cannot load: their arguments are typed, so that they
+follow kernel pointers with plain loads, at a tenth of the price of bpf_probe_read_kernel.
 """
 
 import ctypes
+import fcntl
 import os
+import platform
+from pathlib import Path
 
 from .btf import KernelBtf
+from .libbpf import checked, libbpf
+
+TRACEFS_EVENTS = Path("/sys/kernel/tracing/events")
 
 _PROG_TYPE_TRACING = 26  # enum bpf_prog_type, include/uapi/linux/bpf.h
 _TRACE_RAW_TP = 23  # enum bpf_attach_type, likewise
-_LOG_BYTES = 1 << 20
+_PROG_TYPE_TRACEPOINT = 5  # likewise
+
+# include/uapi/linux/perf_event.h, and the system call tables
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_SET_BPF, _PERF_EVENT_IOC_ENABLE = 0x40042408, 0x2400
+_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+
+_LOG_BYTES = 1 << 16
 _INSTRUCTION_BYTES = 8
 
 
@@ -42,6 +56,23 @@ class _LoadOptions(ctypes.Structure):
     )
 
 
+class _PerfEventAttributes(ctypes.Structure):
+    """struct perf_event_attr up to PERF_ATTR_SIZE_VER0, the fields that we need."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("config", ctypes.c_uint64),
+        ("sample_period", ctypes.c_uint64),
+        ("sample_type", ctypes.c_uint64),
+        ("read_format", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+        ("wakeup", ctypes.c_uint32),
+        ("bp_type", ctypes.c_uint32),
+        ("config1", ctypes.c_uint64),
+    )
+
+
 class _BtfInfo(ctypes.Structure):
     """struct bpf_btf_info, include/uapi/linux/bpf.h."""
 
@@ -55,66 +86,83 @@ class _BtfInfo(ctypes.Structure):
     )
 
 
-_lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-_lib.bpf_prog_load.argtypes = (
-    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t),
-    ctypes.POINTER(_LoadOptions),
-)
-
-
-def _checked(result: int, what: str) -> int:
-    if result < 0:
-        raise OSError(-result, f"{what}: {os.strerror(-result)}")
-    return result
-
-
 def _module_btf_fd(module: str) -> int:
     """Descriptor of a module's BTF; 0 stands for vmlinux's."""
     if module == "vmlinux":
         return 0
     btf_id = ctypes.c_uint32(0)
     while True:
-        _checked(_lib.bpf_btf_get_next_id(btf_id, ctypes.byref(btf_id)), f"BTF of module {module}")
-        fd = _checked(_lib.bpf_btf_get_fd_by_id(btf_id), f"BTF of module {module}")
+        checked(libbpf().bpf_btf_get_next_id(btf_id, ctypes.byref(btf_id)), f"BTF of module {module}")
+        fd = checked(libbpf().bpf_btf_get_fd_by_id(btf_id), f"BTF of module {module}")
         name = ctypes.create_string_buffer(64)
         info = _BtfInfo(name=ctypes.addressof(name), name_len=len(name))
         size = ctypes.c_uint32(ctypes.sizeof(info))
-        _checked(_lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "BTF info")
+        checked(libbpf().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size)), "BTF info")
         if info.kernel_btf and name.value.decode() == module:
             return fd
         os.close(fd)
 
 
-def attach_tracepoint(btf: KernelBtf, target: str, name: str, code: bytes) -> tuple[int, int]:
-    """Loads a program's instructions and attaches it to the raw tracepoint `target`.
+def _load(kind: int, name: str, code: bytes, options: _LoadOptions) -> int:
+    """Descriptor of a loaded program. Raises OSError, with the verifier's last line if it was that which refused."""
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    options.sz = ctypes.sizeof(_LoadOptions)
+    options.log_size, options.log_buf = len(log), ctypes.cast(log, ctypes.c_void_p)
+    count = len(code) // _INSTRUCTION_BYTES
+    program = int(libbpf().bpf_prog_load(kind, name[:15].encode(), b"GPL", code, count, ctypes.byref(options)))
+    if program < 0:
+        lines = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
+        verifier = lines[-2] if len(lines) > 1 else "".join(lines)
+        raise OSError(-program, f"{os.strerror(-program)} {verifier}".strip())
+    return program
 
-    Returns the descriptors of program and link; closing both detaches. Raises OSError, with the verifier's last
-    line if it was the verifier that refused.
+
+def attach_raw_tracepoint(btf: KernelBtf, target: str, name: str, code: bytes) -> tuple[int, int]:
+    """Loads a program and attaches it to the raw tracepoint `target`.
+
+    Returns the descriptors of program and link; closing both detaches. Raises OSError.
     """
     found = btf.tracepoint(target)
     if found is None:
         raise OSError(f"this kernel has no tracepoint {target}")
     module, type_id = found
-    log = ctypes.create_string_buffer(_LOG_BYTES)
-    options = _LoadOptions(
-        sz=ctypes.sizeof(_LoadOptions),
-        expected_attach_type=_TRACE_RAW_TP,
-        attach_btf_id=type_id,
-        attach_btf_obj_fd=_module_btf_fd(module),
-        log_size=len(log),
-        log_buf=ctypes.cast(log, ctypes.c_void_p),
-    )
-    count = len(code) // _INSTRUCTION_BYTES
+    module_fd = _module_btf_fd(module)
+    options = _LoadOptions(expected_attach_type=_TRACE_RAW_TP, attach_btf_id=type_id, attach_btf_obj_fd=module_fd)
     try:
-        program = _lib.bpf_prog_load(_PROG_TYPE_TRACING, name.encode()[:15], b"GPL", code, count, ctypes.byref(options))
+        program = _load(_PROG_TYPE_TRACING, name, code, options)
     finally:
-        if options.attach_btf_obj_fd:
-            os.close(options.attach_btf_obj_fd)
-    if program < 0:
-        lines = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
-        verifier = lines[-2] if len(lines) > 1 else "".join(lines)
-        raise OSError(-program, f"{os.strerror(-program)} {verifier}".strip())
-    link = _lib.bpf_raw_tracepoint_open(None, program)
+        if module_fd:
+            os.close(module_fd)
+    link = libbpf().bpf_raw_tracepoint_open(None, program)
     if link < 0:
         os.close(program)
-    return program, _checked(link, f"tracepoint {target}")
+    return program, checked(link, f"tracepoint {target}")
+
+
+def attach_tracepoint(category: str, target: str, name: str, code: bytes) -> tuple[int, int]:
+    """Loads a program and attaches it to an ordinary tracepoint, such as one system call's.
+
+    Returns the descriptors of program and perf event; closing both detaches. Raises OSError.
+    """
+    attributes = _PerfEventAttributes(
+        type=_PERF_TYPE_TRACEPOINT,
+        size=ctypes.sizeof(_PerfEventAttributes),
+        config=int((TRACEFS_EVENTS / category / target / "id").read_text()),
+        sample_period=1,
+        wakeup=1,
+    )
+    program = _load(_PROG_TYPE_TRACEPOINT, name, code, _LoadOptions())
+    # Any one CPU: a BPF program belongs to the tracepoint, not to the CPU of the event that brings it there.
+    event = ctypes.CDLL(None, use_errno=True).syscall(
+        _NR_PERF_EVENT_OPEN[platform.machine()], ctypes.byref(attributes), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC
+    )
+    try:
+        checked(event if event >= 0 else -ctypes.get_errno(), f"perf event of {category}:{target}")
+        fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(program)
+        if event >= 0:
+            os.close(event)
+        raise
+    return program, event

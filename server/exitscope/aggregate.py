@@ -53,7 +53,6 @@ class Aggregate:
         self.histograms = Counters(MAX_ROWS, HISTOGRAM_WIDTH, np.uint32)
         self.scalars = Counters(MAX_ROWS, _SCALARS, np.int64)
         self.fills = Counters(MAX_VMS + 1, _VM_SCALARS, np.int64)
-        self.outstanding: dict[int, int] = {}
         self.series = Series()
         self.slowest = Slowest()
         self.rows_refused = 0
@@ -226,7 +225,6 @@ class Aggregate:
             values.append(
                 np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))
             )
-            self.outstanding[vm.row] = max(int(record["events_read"]) - int(record["events_done"]), 0)
         if rows:
             self._update(self.fills, np.array(rows), np.array(values).astype(np.int64))
 

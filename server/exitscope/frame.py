@@ -106,7 +106,8 @@ def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[s
         "queue": {
             "pending": sum(vm.pending for vm in selection.vms),
             "total": sum(vm.total for vm in selection.vms),
-            "outstanding": sum(aggregate.outstanding.get(vm.row, 0) for vm in selection.vms),
+            # Waiters whose event has been read. Not read less done: a kicked vCPU's event is read twice, done once.
+            "outstanding": sum(max(vm.total - vm.pending, 0) for vm in selection.vms),
         },
         "slowest": [
             slowest_record(aggregate, record)

@@ -1,6 +1,5 @@
 """Real guests under real probes: what the kernel counted and recorded of one guest, beside the guest's own report."""
 
-import ctypes
 import json
 import signal
 import subprocess
@@ -18,6 +17,8 @@ import numpy.typing as npt
 from exitscope_probes import loader
 from exitscope_probes.guest.build import binary_path
 from exitscope_probes.histogram import BUCKETS
+from exitscope_probes.loader import Probes
+from exitscope_probes.maps import TIDS_PER_PAGE
 from exitscope_probes.records import (
     FAULT_DTYPE,
     LOSSES,
@@ -29,7 +30,7 @@ from exitscope_probes.ring import RingReader
 from exitscope_probes.totals import TotalsReader
 
 TIMEOUT_S = 60
-_TIDS_PER_PAGE = 512
+_OTHERS_S = 20.0
 NO_LOSS = dict.fromkeys(LOSSES, 0)
 STAGES = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
 Report = dict[str, Any]
@@ -50,8 +51,15 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def running_vcpus() -> int:
-    """vCPUs of VMs that run on this host already and take room of ours."""
+def other_vcpus() -> int:
+    """vCPUs of this host's other VMs, which take room of ours; those about to end are given a while."""
+    deadline = time.monotonic() + _OTHERS_S
+    while (count := _running_vcpus()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return count
+
+
+def _running_vcpus() -> int:
     count = 0
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
@@ -232,34 +240,40 @@ class Traces:
     To be made while the processes live.
     """
 
-    def __init__(self, probes: Any, pids: list[int]) -> None:
-        self._bpf = probes._bpf
-        vms = {slot.value: row for slot, row in self._table("vm_totals").items() if row.vm and row.tgid in pids}
+    def __init__(self, probes: Probes, pids: list[int]) -> None:
+        self._maps = probes.maps
+        vms = {slot: row for slot, row in self._rows("vm_totals") if row["vm"] and row["tgid"] in pids}
         self.vm_slots = set(vms)
-        self.memories = {row.mm for row in vms.values()}
-        numbers = {row.vm for row in vms.values()}
-        self.vcpu_slots = {slot.value for slot, row in self._table("vcpu_totals").items() if row.vm in numbers}
+        self.memories = {int(row["mm"]) for row in vms.values()}
+        numbers = {int(row["vm"]) for row in vms.values()}
+        self.vcpu_slots = {slot for slot, row in self._rows("vcpu_totals") if int(row["vm"]) in numbers}
         self.tids = {int(path.name) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*")}
         assert self.vm_slots and self.vcpu_slots
 
-    def _table(self, name: str) -> Any:
-        return self._bpf[name.encode()]
+    def _rows(self, name: str) -> Iterator[tuple[int, Any]]:
+        table = self._maps[name]
+        return ((slot, table.get(table.index(slot))) for slot in range(table.entries))
+
+    def _values(self, name: str) -> list[int]:
+        table = self._maps[name]
+        return [int(value) for key in table.walk() if (value := table.get(key)) is not None]
 
     def remaining(self) -> dict[str, int]:
         """Entries of theirs by map, where there are any. Slots are handed out oldest first: not soon again."""
         left = {
-            "vm_slots": sum(slot.value in self.vm_slots for slot in self._table("vm_slots").values()),
-            "vm_slots_by_mm": sum(slot.value in self.vm_slots for slot in self._table("vm_slots_by_mm").values()),
-            "vm_totals": sum(self._table("vm_totals")[ctypes.c_uint32(slot)].vm != 0 for slot in self.vm_slots),
-            "vcpu_slots": sum(slot.value in self.vcpu_slots for slot in self._table("vcpu_slots").values()),
-            "vcpu_totals": sum(self._table("vcpu_totals")[ctypes.c_uint32(slot)].vm != 0 for slot in self.vcpu_slots),
-            "pendings": sum(key.mm in self.memories for key in self._table("pendings")),
-            "async_waits": sum(key.slot in self.vcpu_slots for key in self._table("async_waits")),
+            "vm_slots": sum(slot in self.vm_slots for slot in self._values("vm_slots")),
+            "vm_slots_by_mm": sum(slot in self.vm_slots for slot in self._values("vm_slots_by_mm")),
+            "vm_totals": sum(row["vm"] != 0 for slot, row in self._rows("vm_totals") if slot in self.vm_slots),
+            "vcpu_slots": sum(slot in self.vcpu_slots for slot in self._values("vcpu_slots")),
+            "vcpu_totals": sum(row["vm"] != 0 for slot, row in self._rows("vcpu_totals") if slot in self.vcpu_slots),
+            "pendings": sum(int(key["mm"]) in self.memories for key in self._maps["pendings"].walk()),
+            "async_waits": sum(int(key["slot"]) in self.vcpu_slots for key in self._maps["async_waits"].walk()),
             "threads": sum(self._thread(tid) != 0 for tid in self.tids),
         }
         return {name: count for name, count in left.items() if count}
 
     def _thread(self, tid: int) -> int:
-        tids = self._table("tids")
-        row = tids[ctypes.c_uint32(tid // _TIDS_PER_PAGE)].thread
-        return int(row[tid % _TIDS_PER_PAGE])
+        tids = self._maps["tids"]
+        row = tids.get(tids.index(tid // TIDS_PER_PAGE))
+        assert row is not None
+        return int(row[tid % TIDS_PER_PAGE])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exitscope_probes.records import MODE_ASYNC, MODE_KERNEL, MODE_UFFD, MODES, RESOLVERS, SEEN_FILL
-from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, running_vcpus, wait_until
+from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, other_vcpus, wait_until
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
@@ -141,10 +141,10 @@ def test_kicked_out_of_a_fault(watch: Watch, option: list[str]) -> None:
     assert traces.remaining() == {}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def narrow() -> Iterator[Watch]:
     """Probes with next to no room beside what this host's other VMs take."""
-    others = running_vcpus()
+    others = other_vcpus()
     with Watch(ring_bytes=4 * 4096, max_vcpus=4 + others, max_vms=4 + others) as watch:
         yield watch
 
@@ -152,7 +152,6 @@ def narrow() -> Iterator[Watch]:
 @pytest.mark.parametrize("options", [["--mode", "uffd"], ["--mode", "exit"], ["--mode", "uffd", "--async"]])
 def test_a_ring_that_is_too_small(narrow: Watch, options: list[str]) -> None:
     """Records are lost, and counted; the totals are exact all the same."""
-    narrow.retire()
     lost_before = narrow.loss()["ring_full"]
     report, seen = narrow.run(*options, "--vcpus", 2, "--pages", 1000)
     lost = narrow.loss()["ring_full"] - lost_before
@@ -166,7 +165,6 @@ def test_a_ring_that_is_too_small(narrow: Watch, options: list[str]) -> None:
 
 def test_more_vcpus_than_there_is_room_for(narrow: Watch) -> None:
     """The loss is counted, the vCPUs that found room are exact, and their room comes back."""
-    narrow.retire()
     before = narrow.loss()["map_full"]
     report, seen = narrow.run("--mode", "exit", "--vcpus", 8, "--pages", 80)
     assert report["faults"] == 80

@@ -23,7 +23,7 @@ from tests.kernel.harness import (
     finish,
     go,
     guest,
-    running_vcpus,
+    other_vcpus,
     wait_until,
 )
 
@@ -49,7 +49,7 @@ class Live:
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
     """Room for two batches of VMs only, beside what this host's other VMs take."""
-    others = running_vcpus()
+    others = other_vcpus()
     with load(max_vcpus=2 * AT_ONCE * VCPUS + others, max_vms=2 * AT_ONCE + others) as probes:
         collector = Collector(probes, Listener(str(tmp_path / "collector.sock")))
         thread = threading.Thread(target=collector.run)

@@ -66,7 +66,7 @@ def test_a_frame_has_every_field_and_the_numbers_that_were_fed() -> None:
     assert "async" not in got["stages"]
     assert got["exits"] == {"EFAULT": 6}
     assert got["fills"] == {"demand": {"COPY": 10}, "background": {"CONTINUE": 3}, "failed": 1}
-    assert got["queue"] == {"pending": 2, "total": 3, "outstanding": 5}
+    assert got["queue"] == {"pending": 2, "total": 3, "outstanding": 1}
     assert got["loss"]["ring_full"] == 5
     assert got["missing_hooks"] == ["guest fault: missing"]
     assert got["vms"][0]["rate_per_s"] == 10

@@ -34,12 +34,12 @@ static __always_inline void expect_async(u64 mm, u64 hva) {
     struct settings *known = the_settings();
     if (hva == ADDRESS_UNKNOWN)
         return;
-    if (!pendings.insert(&key, &fresh)) {
+    if (!bpf_map_update_elem(MAP(pendings), &key, &fresh, BPF_NOEXIST)) {
         if (known)
             __sync_fetch_and_add(&known->pendings, 1);
         return;
     }
-    struct pending *pending = pendings.lookup(&key);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
     if (pending)
         __sync_fetch_and_add(&pending->asyncs, 1);
     else
@@ -58,7 +58,7 @@ int on_async_not_present(u64 *ctx) {
     wait.hva = thread->async_hva;
     wait.gpa = thread->async_gpa;
     thread->halt_begin_ns = wait.begin_ns;
-    if (async_waits.update(&key, &wait)) {
+    if (bpf_map_update_elem(MAP(async_waits), &key, &wait, BPF_ANY)) {
         lose(LOSS_MAP_FULL);
     } else {
         thread->async_outstanding += 1;
@@ -72,7 +72,7 @@ int on_async_not_present(u64 *ctx) {
 static __always_inline void collect_async(struct thread *thread, struct async_wait *wait, struct fault_record *record,
                                           struct moments *moments) {
     struct page_key key = {.mm = thread->mm, .page = wait->hva};
-    struct pending *pending = pendings.lookup(&key);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
     if (!pending || !pending->asyncs)
         return;
     if (pending->reads) {
@@ -103,7 +103,7 @@ int on_async_ready(u64 *ctx) {
     if (!thread)
         return 0;
     struct async_key key = {.slot = thread->slot, .address = ctx[1]};
-    struct async_wait *wait = async_waits.lookup(&key);
+    struct async_wait *wait = bpf_map_lookup_elem(MAP(async_waits), &key);
     if (!wait)
         return 0; /* begun before the probes came, or a broadcast wake-up */
     struct moments moments = {};
@@ -127,7 +127,7 @@ int on_async_ready(u64 *ctx) {
         thread->halted = 0;
     }
     set_stages(record, &moments);
-    async_waits.delete(&key);
+    bpf_map_delete_elem(MAP(async_waits), &key);
     if (thread->async_outstanding)
         thread->async_outstanding -= 1;
     finish(thread->slot, record, moments.end_ns - moments.begin_ns, stall_ns, false);

@@ -19,7 +19,7 @@ static __always_inline void close_wait(struct wait *wait) {
  * forgets what it knows of map memory, and so walks each way through the stages once, not in all combinations. */
 static __always_inline struct fault_record *describe(struct thread *thread, struct wait *wait, u8 mode, u8 waiter) {
     u32 zero = 0;
-    struct fault_record *record = scratch.lookup(&zero);
+    struct fault_record *record = bpf_map_lookup_elem(MAP(scratch), &zero);
     if (!record)
         return 0;
     record->type = RECORD_FAULT;
@@ -132,14 +132,14 @@ static __always_inline void claim(struct wait *wait, struct page_key *key, struc
 
 static __always_inline void forget_pending(struct page_key *key) {
     struct settings *known = the_settings();
-    if (!pendings.delete(key) && known)
+    if (!bpf_map_delete_elem(MAP(pendings), key) && known)
         __sync_fetch_and_add(&known->pendings, -1);
 }
 
 /* A guest fault that KVM solved without userspace: counted, never a record each. */
 static __always_inline void finish_kernel(struct thread *thread, u64 now) {
     struct vcpu_totals *totals = totals_of(thread->slot);
-    struct vcpu_histograms *histograms = vcpu_histograms.lookup(&thread->slot);
+    struct vcpu_histograms *histograms = bpf_map_lookup_elem(MAP(vcpu_histograms), &thread->slot);
     if (!totals || !histograms)
         return;
     u64 whole_ns = now - thread->access_ns;
@@ -162,7 +162,7 @@ static __always_inline void rejoin_previous(struct thread *thread) {
 static __always_inline void claim_own(struct thread *thread, u64 page) {
     struct wait *wait = &thread->wait;
     struct page_key key = {.mm = thread->mm, .page = page};
-    struct pending *pending = pendings.lookup(&key);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
     if (!pending || pending->asyncs || pending->claims >= pending->reads)
         return;
     claim(wait, &key, pending);

@@ -3,11 +3,11 @@
 
 /* Slot of the VM's totals, NO_SLOT if there is no room. */
 static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
-    u32 *known = vm_slots.lookup(&kvm);
+    u32 *known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
     if (known)
         return *known;
     struct free_slot got = {};
-    if (free_vms.pop(&got)) {
+    if (bpf_map_pop_elem(MAP(free_vms), &got)) {
         lose(LOSS_MAP_FULL);
         return NO_SLOT;
     }
@@ -19,16 +19,16 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     row->mm = mm;
     row->vm = got.vm; /* last: a row with a VM is live */
     u32 slot = got.slot;
-    if (vm_slots.insert(&kvm, &slot)) {
+    if (bpf_map_update_elem(MAP(vm_slots), &kvm, &slot, BPF_NOEXIST)) {
         /* Another vCPU of the same VM was quicker, or the map is full. */
         row->vm = 0;
-        free_vms.push(&got, 0);
-        known = vm_slots.lookup(&kvm);
+        bpf_map_push_elem(MAP(free_vms), &got, 0);
+        known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
         if (!known)
             lose(LOSS_MAP_FULL);
         return known ? *known : NO_SLOT;
     }
-    if (vm_slots_by_mm.update(&mm, &slot))
+    if (bpf_map_update_elem(MAP(vm_slots_by_mm), &mm, &slot, BPF_ANY))
         lose(LOSS_MAP_FULL);
     return slot;
 }
@@ -36,7 +36,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
 /* Slot of a vCPU's totals (or of a VM's other threads), NO_SLOT if there is no room. `identity` is struct kvm_vcpu,
  * or the VM's number, which no kernel address equals. */
 static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32 tgid) {
-    u32 *known = vcpu_slots.lookup(&identity);
+    u32 *known = bpf_map_lookup_elem(MAP(vcpu_slots), &identity);
     if (known) {
         struct vcpu_totals *row = totals_of(*known);
         if (row && row->vm == thread->vm && row->vcpu == thread->vcpu_id) {
@@ -46,7 +46,7 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
         }
     }
     struct free_slot got = {};
-    if (free_vcpus.pop(&got)) {
+    if (bpf_map_pop_elem(MAP(free_vcpus), &got)) {
         lose(LOSS_MAP_FULL);
         return NO_SLOT;
     }
@@ -60,7 +60,7 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
     row->exited = 0;
     row->vm = thread->vm; /* last: a row with a VM is live */
     u32 slot = got.slot;
-    if (vcpu_slots.update(&identity, &slot))
+    if (bpf_map_update_elem(MAP(vcpu_slots), &identity, &slot, BPF_ANY))
         lose(LOSS_MAP_FULL);
     return slot;
 }
@@ -68,9 +68,9 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
 /* State for a thread that is seen for the first time, 0 if there is no room. */
 static __always_inline struct thread *new_thread(u32 tid) {
     u32 page = tid / TIDS_PER_PAGE;
-    struct tid_page *row = tids.lookup(&page);
+    struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     struct free_slot got = {};
-    if (!row || free_threads.pop(&got)) {
+    if (!row || bpf_map_pop_elem(MAP(free_threads), &got)) {
         lose(LOSS_MAP_FULL);
         return 0;
     }

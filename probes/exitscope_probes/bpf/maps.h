@@ -72,7 +72,7 @@ struct thread {
     s16 exit_errno;
     u16 exit_reason;
     u32 kicked; /* KVM_RUN returned in the middle of a fault that had slept, and the fault has not begun anew */
-};
+} __attribute__((aligned(64)));
 
 struct page_key {
     u64 mm;
@@ -127,24 +127,29 @@ struct settings {
     u64 pendings;  /* entries put into that map, less those taken out by the probes */
 };
 
-BPF_RINGBUF_OUTPUT(records, RING_PAGES);
-BPF_F_TABLE("array", u32, struct vcpu_totals, vcpu_totals, MAX_VCPUS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct vcpu_histograms, vcpu_histograms, MAX_VCPUS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct vm_totals, vm_totals, MAX_VMS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct losses, losses, 1, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct tid_page, tids, TID_PAGES, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, struct thread, threads, MAX_THREADS, BPF_F_MMAPABLE);
-BPF_TABLE("array", u32, struct settings, settings, 1);
-BPF_TABLE("array", u32, u64, pendings_forgotten, 1);             /* entries of pendings taken out by loader.py */
-BPF_TABLE("percpu_array", u32, struct fault_record, scratch, 1); /* where a record is put together */
-BPF_QUEUESTACK("queue", free_vcpus, struct free_slot, MAX_VCPUS, 0);
-BPF_QUEUESTACK("queue", free_vms, struct free_slot, MAX_VMS, 0);
-BPF_QUEUESTACK("queue", free_threads, struct free_slot, MAX_THREADS, 0);
-BPF_TABLE("hash", u64, u32, vcpu_slots, MAX_VCPUS);   /* struct kvm_vcpu, or the VM number for VCPU_OTHER */
-BPF_TABLE("hash", u64, u32, vm_slots, MAX_VMS);       /* struct kvm */
-BPF_TABLE("hash", u64, u32, vm_slots_by_mm, MAX_VMS); /* struct mm_struct: the process's newest VM */
-BPF_TABLE("hash", struct page_key, struct pending, pendings, MAX_PENDING);
-BPF_TABLE("hash", struct async_key, struct async_wait, async_waits, MAX_PENDING);
+/* maps.py makes the maps and says their descriptors and sizes with -D; the sizes must be those of the structs here. */
+#define MAP(name) ((void *)bpf_pseudo_fd(1, FD_##name))
+#define MAP_OF(name, key, value)                                                                                       \
+    _Static_assert(KEY_##name == sizeof(key) && VALUE_##name == sizeof(value), "maps.py has other sizes for " #name)
+
+MAP_OF(vcpu_totals, u32, struct vcpu_totals);
+MAP_OF(vcpu_histograms, u32, struct vcpu_histograms);
+MAP_OF(vm_totals, u32, struct vm_totals);
+MAP_OF(losses, u32, struct losses);
+MAP_OF(tids, u32, struct tid_page);
+MAP_OF(threads, u32, struct thread);
+MAP_OF(settings, u32, struct settings);
+MAP_OF(pendings_forgotten, u32, u64);      /* entries of pendings taken out by loader.py */
+MAP_OF(scratch, u32, struct fault_record); /* per CPU: where a record is put together */
+MAP_OF(vcpu_slots, u64, u32);              /* by struct kvm_vcpu, or by the VM's number for VCPU_OTHER */
+MAP_OF(vm_slots, u64, u32);                /* by struct kvm */
+MAP_OF(vm_slots_by_mm, u64, u32);          /* by struct mm_struct: the process's newest VM */
+MAP_OF(pendings, struct page_key, struct pending);
+MAP_OF(async_waits, struct async_key, struct async_wait);
+_Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
+_Static_assert(VALUE_free_vcpus == sizeof(struct free_slot) && VALUE_free_vms == sizeof(struct free_slot) &&
+                   VALUE_free_threads == sizeof(struct free_slot),
+               "maps.py has another size for a free slot");
 
 /* An index that the verifier can see to be bounded: the compiler may not look through the comparison. */
 static __always_inline u64 at_most(u64 index, u64 last) {
@@ -157,31 +162,31 @@ static __always_inline u64 at_most(u64 index, u64 last) {
 
 static __always_inline void lose(u32 which) {
     u32 zero = 0;
-    struct losses *row = losses.lookup(&zero);
+    struct losses *row = bpf_map_lookup_elem(MAP(losses), &zero);
     if (row && which < LOSSES)
         __sync_fetch_and_add(&row->count[which], 1);
 }
 
 static __always_inline struct settings *the_settings(void) {
     u32 zero = 0;
-    return settings.lookup(&zero);
+    return bpf_map_lookup_elem(MAP(settings), &zero);
 }
 
 /* Whether a look into pendings can find anything. */
 static __always_inline bool any_pending(void) {
     u32 zero = 0;
-    u64 *forgotten = pendings_forgotten.lookup(&zero);
-    struct settings *known = settings.lookup(&zero);
+    u64 *forgotten = bpf_map_lookup_elem(MAP(pendings_forgotten), &zero);
+    struct settings *known = bpf_map_lookup_elem(MAP(settings), &zero);
     return known && forgotten && known->pendings != *forgotten;
 }
 
 static __always_inline u32 current_tid(void) { return (u32)bpf_get_current_pid_tgid(); }
 
-static __always_inline struct thread *thread_in(u32 slot) { return threads.lookup(&slot); }
+static __always_inline struct thread *thread_in(u32 slot) { return bpf_map_lookup_elem(MAP(threads), &slot); }
 
 static __always_inline struct thread *thread_of(u32 tid) {
     u32 page = tid / TIDS_PER_PAGE;
-    struct tid_page *row = tids.lookup(&page);
+    struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     if (!row)
         return 0;
     u32 slot = row->thread[tid % TIDS_PER_PAGE];
@@ -190,12 +195,12 @@ static __always_inline struct thread *thread_of(u32 tid) {
 
 static __always_inline bool is_vcpu(struct thread *thread) { return thread->vcpu_id != VCPU_OTHER; }
 
-static __always_inline struct vcpu_totals *totals_of(u32 slot) { return vcpu_totals.lookup(&slot); }
+static __always_inline struct vcpu_totals *totals_of(u32 slot) { return bpf_map_lookup_elem(MAP(vcpu_totals), &slot); }
 
-static __always_inline struct vm_totals *vm_totals_of(u32 slot) { return vm_totals.lookup(&slot); }
+static __always_inline struct vm_totals *vm_totals_of(u32 slot) { return bpf_map_lookup_elem(MAP(vm_totals), &slot); }
 
 static __always_inline struct vm_totals *vm_of_memory(u64 mm, u32 *slot) {
-    u32 *known = vm_slots_by_mm.lookup(&mm);
+    u32 *known = bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm);
     if (!known)
         return 0;
     *slot = *known;

@@ -79,7 +79,7 @@ static __always_inline void enter_uffd_ioctl(u32 fd, u32 command, u64 argument) 
     struct thread *thread = thread_of(current_tid());
     if (!thread) {
         u64 mm = uffd_memory(file_of(fd));
-        if (mm && vm_slots_by_mm.lookup(&mm))
+        if (mm && bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm))
             thread = new_thread(current_tid());
     }
     if (thread)
@@ -126,7 +126,7 @@ static __always_inline void mark_woken(struct wait *wait, struct fill *fill, u32
  * was one. */
 static __always_inline bool settle_pending(struct thread *filler, struct page_key *key, u64 now) {
     struct fill *fill = &filler->fill;
-    struct pending *pending = pendings.lookup(key);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), key);
     if (!pending)
         return false;
     u32 unclaimed = pending->reads - pending->claims;
@@ -202,12 +202,12 @@ static __always_inline void note_read(u64 mm, u64 page, u64 now) {
     struct page_key key = {.mm = mm, .page = page};
     struct pending fresh = {.read_ns = now, .reads = 1};
     struct settings *settings_row = the_settings();
-    if (!pendings.insert(&key, &fresh)) {
+    if (!bpf_map_update_elem(MAP(pendings), &key, &fresh, BPF_NOEXIST)) {
         if (settings_row)
             __sync_fetch_and_add(&settings_row->pendings, 1);
         return;
     }
-    struct pending *known = pendings.lookup(&key);
+    struct pending *known = bpf_map_lookup_elem(MAP(pendings), &key);
     if (!known) {
         lose(LOSS_MAP_FULL);
         return;
@@ -242,7 +242,7 @@ static __always_inline struct thread *reader_of(u32 fd) {
     if (thread && thread->reader_fd == fd + 1)
         return thread;
     u64 mm = uffd_memory(file_of(fd));
-    if (!mm || !vm_slots_by_mm.lookup(&mm))
+    if (!mm || !bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm))
         return 0;
     thread = thread_or_new(current_tid());
     if (thread)

@@ -17,9 +17,9 @@ struct syscall_exit {
 static __always_inline void forget_address(u32 command, u32 fd) {
     u64 address = private_of(file_of(fd));
     if (command == KVM_CREATE_VM)
-        vm_slots.delete(&address);
+        bpf_map_delete_elem(MAP(vm_slots), &address);
     else
-        vcpu_slots.delete(&address);
+        bpf_map_delete_elem(MAP(vcpu_slots), &address);
 }
 
 /* syscalls:sys_enter_ioctl */

@@ -5,7 +5,7 @@ int on_thread_exit(u64 *ctx) {
     u32 tid = current_tid();
     struct thread *thread = thread_of(tid);
     u32 page = tid / TIDS_PER_PAGE;
-    struct tid_page *row = tids.lookup(&page);
+    struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     if (!thread || !row)
         return 0;
     if (thread->wait.open || thread->kicked || thread->exit_ns || thread->async_outstanding)
@@ -17,6 +17,6 @@ int on_thread_exit(u64 *ctx) {
     }
     row->thread[tid % TIDS_PER_PAGE] = 0;
     struct free_slot slot = {.slot = thread->self};
-    free_threads.push(&slot, 0);
+    bpf_map_push_elem(MAP(free_threads), &slot, 0);
     return 0;
 }

@@ -68,7 +68,7 @@ static __always_inline void match_waiter(u64 task, struct thread *thread, struct
     }
     range_of(fill, &target);
     mark_woken(&thread->wait, fill, waker->tid, target.bytes);
-    struct pending *pending = pendings.lookup(&target.key);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &target.key);
     if (pending && pending->reads > pending->claims)
         claim(&thread->wait, &target.key, pending);
 }

@@ -54,6 +54,19 @@ static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 re
         totals->open_since_ns = thread->access_ns;
 }
 
+/* A vCPU is kicked out of a wait whose event named it. Its page may be filled before it comes back: the event goes to
+ * where those are that name nobody. */
+static __always_inline void remember_named(struct thread *thread) {
+    struct wait *wait = &thread->wait;
+    if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
+        return;
+    struct vm_totals *vm = vm_totals_of(wait->vm_slot);
+    if (vm)
+        __sync_fetch_and_add(&vm->events_read, 1);
+    if (!wait->pended)
+        note_read(thread->mm, wait->hva, wait->read_ns);
+}
+
 /* kvm_userspace_exit(u32 reason, int errno): as KVM_RUN returns. */
 int on_userspace_exit(u64 *ctx) {
     struct thread *thread = current_vcpu();
@@ -79,6 +92,7 @@ int on_userspace_exit(u64 *ctx) {
         totals->stall_ns += now - thread->access_ns;
         totals->open_since_ns = 0;
         thread->kicked = 1;
+        remember_named(thread);
     }
     close_wait(wait);
     return 0;

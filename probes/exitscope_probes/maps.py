@@ -1,0 +1,193 @@
+"""The BPF maps: made here, handed to the programs by descriptor, read and tidied from here.
+
+Their entries are the structs of bpf/events.h and bpf/maps.h; bpf/maps.h asserts the sizes given here. Making them
+ourselves and not through bcc halves the time to compile.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .libbpf import checked, libbpf
+from .records import FAULT_DTYPE, HISTOGRAM_DTYPE, SERIES, VCPU_DTYPE, VM_DTYPE
+
+# enum bpf_map_type and flags, include/uapi/linux/bpf.h
+_HASH, _ARRAY, _PERCPU_ARRAY, _QUEUE, _RINGBUF = 1, 2, 6, 22, 27
+_MMAPABLE = 1 << 10
+
+_PLACE = 1 << 20  # stands for the first map's descriptor in compiled code
+
+# struct bpf_insn, likewise; BPF_LD | BPF_IMM | BPF_DW with src_reg BPF_PSEUDO_MAP_FD loads a map's address
+_INSTRUCTION_DTYPE = np.dtype([("opcode", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
+_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
+
+TIDS_PER_PAGE: Final = 512
+MAX_PENDING: Final = 65536
+NO_SLOT: Final = 0xFFFFFFFF
+
+THREAD_DTYPE: Final = np.dtype(
+    {
+        "names": ["tid", "self", "slot", "vcpu_id", "run_fd"],
+        "formats": ["<u4"] * 5,
+        "offsets": [0, 4, 8, 16, 184],
+        "itemsize": 384,
+    }
+)
+"""struct thread, as far as loader.py needs it."""
+
+PENDING_DTYPE: Final = np.dtype(
+    [
+        *((name, "<u8") for name in ("read_ns", "fill_begin_ns", "fill_end_ns")),
+        *((name, "<u4") for name in ("reads", "claims", "asyncs", "handler_tid")),
+        ("resolver", "<u8"),
+    ]
+)
+"""struct pending."""
+
+PAGE_KEY_DTYPE: Final = np.dtype([("mm", "<u8"), ("page", "<u8")])
+ASYNC_KEY_DTYPE: Final = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("address", "<u8")])
+FREE_SLOT_DTYPE: Final = np.dtype([("slot", "<u4"), ("vm", "<u4")])
+TID_PAGE_DTYPE: Final = np.dtype(("<u2", (TIDS_PER_PAGE,)))
+_U32, _U64 = np.dtype("<u4"), np.dtype("<u8")
+_NONE = np.dtype([])
+
+
+class _CreateOptions(ctypes.Structure):
+    """struct bpf_map_create_opts of libbpf 1.x (src/bpf.h)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        *((name, ctypes.c_uint32) for name in ("btf_fd", "btf_key", "btf_value", "btf_vmlinux_value")),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """One map. key and value: dtypes of its entries."""
+
+    name: str
+    fd: int
+    key: np.dtype[Any]
+    value: np.dtype[Any]
+    entries: int
+
+    def get(self, key: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        """The value at a key of shape (), None if there is none."""
+        value = np.zeros((), self.value)
+        found = libbpf().bpf_map_lookup_elem(self.fd, _address(key), _address(value)) == 0
+        return value if found else None
+
+    def put(self, key: npt.NDArray[Any], value: npt.NDArray[Any]) -> None:
+        """Sets the value at a key. Raises OSError when the map is full."""
+        checked(libbpf().bpf_map_update_elem(self.fd, _address(key), _address(value), 0), f"map {self.name}")
+
+    def delete(self, key: npt.NDArray[Any]) -> bool:
+        """Whether there was an entry to delete."""
+        return bool(libbpf().bpf_map_delete_elem(self.fd, _address(key)) == 0)
+
+    def push(self, value: npt.NDArray[Any]) -> None:
+        """Appends to a queue. Raises OSError when it is full."""
+        checked(libbpf().bpf_map_update_elem(self.fd, None, _address(value), 0), f"map {self.name}")
+
+    def pop(self) -> npt.NDArray[Any]:
+        """Takes from a queue. Raises OSError when it is empty."""
+        value = np.zeros((), self.value)
+        checked(libbpf().bpf_map_lookup_and_delete_elem(self.fd, None, _address(value)), f"map {self.name}")
+        return value
+
+    def walk(self) -> Iterator[npt.NDArray[Any]]:
+        """The keys of a hash, at most as many as fit: one that changes meanwhile can be walked twice."""
+        key = None
+        for _ in range(self.entries):
+            following = np.zeros((), self.key)
+            if libbpf().bpf_map_get_next_key(self.fd, None if key is None else _address(key), _address(following)):
+                return
+            yield following
+            key = following
+
+    def index(self, number: int) -> npt.NDArray[Any]:
+        """A key of an integer map."""
+        return np.array(number, self.key)
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    return int(array.ctypes.data)
+
+
+class Maps:
+    """Every map of the probes, by name. Raises OSError where the kernel refuses one."""
+
+    def __init__(self, ring_bytes: int, max_vcpus: int, max_vms: int) -> None:
+        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+        self._by_name: dict[str, Map] = {}
+        threads = 8 * max_vcpus
+        histograms = np.dtype((HISTOGRAM_DTYPE, (SERIES,)))
+        tid_pages = -(-pid_max // TIDS_PER_PAGE)
+        self._make("records", _RINGBUF, _NONE, _NONE, ring_bytes)
+        self._make("vcpu_totals", _ARRAY, _U32, VCPU_DTYPE, max_vcpus, _MMAPABLE)
+        self._make("vcpu_histograms", _ARRAY, _U32, histograms, max_vcpus, _MMAPABLE)
+        self._make("vm_totals", _ARRAY, _U32, VM_DTYPE, max_vms, _MMAPABLE)
+        self._make("losses", _ARRAY, _U32, np.dtype(("<u8", (8,))), 1, _MMAPABLE)
+        # Mapped only to be aligned to cache lines.
+        self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
+        self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
+        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (2,))), 1)
+        self._make("pendings_forgotten", _ARRAY, _U32, _U64, 1)
+        self._make("scratch", _PERCPU_ARRAY, _U32, FAULT_DTYPE, 1)
+        self._make("free_vcpus", _QUEUE, _NONE, FREE_SLOT_DTYPE, max_vcpus)
+        self._make("free_vms", _QUEUE, _NONE, FREE_SLOT_DTYPE, max_vms)
+        self._make("free_threads", _QUEUE, _NONE, FREE_SLOT_DTYPE, threads)
+        self._make("vcpu_slots", _HASH, _U64, _U32, max_vcpus)
+        self._make("vm_slots", _HASH, _U64, _U32, max_vms)
+        self._make("vm_slots_by_mm", _HASH, _U64, _U32, max_vms)
+        self._make("pendings", _HASH, PAGE_KEY_DTYPE, PENDING_DTYPE, MAX_PENDING)
+        self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (4,))), MAX_PENDING)
+
+    def _make(
+        self, name: str, kind: int, key: np.dtype[Any], value: np.dtype[Any], entries: int, flags: int = 0
+    ) -> None:
+        options = _CreateOptions(sz=ctypes.sizeof(_CreateOptions), map_flags=flags)
+        fd = libbpf().bpf_map_create(
+            kind, name[:15].encode(), key.itemsize, value.itemsize, entries, ctypes.byref(options)
+        )
+        if fd < 0:
+            self.close()
+        self._by_name[name] = Map(name, checked(fd, f"map {name}"), key, value, entries)
+
+    def __getitem__(self, name: str) -> Map:
+        return self._by_name[name]
+
+    def defines(self) -> dict[str, int]:
+        """What bpf/maps.h is told of them."""
+        fields = THREAD_DTYPE.fields
+        assert fields
+        numbers = {"OFFSET_run_fd": int(fields["run_fd"][1])}
+        for number, (name, made) in enumerate(self._by_name.items()):
+            numbers[f"FD_{name}"] = _PLACE + number
+            numbers |= {f"KEY_{name}": made.key.itemsize, f"VALUE_{name}": made.value.itemsize}
+        return numbers
+
+    def relocate(self, code: bytes) -> bytes:
+        """A program's instructions with the maps' descriptors in them, which are others at every start."""
+        instructions = np.frombuffer(code, _INSTRUCTION_DTYPE).copy()
+        loads = (instructions["opcode"] == _LD_IMM64) & (instructions["registers"] >> 4 == _PSEUDO_MAP_FD)
+        descriptors = np.array([made.fd for made in self._by_name.values()], np.int32)
+        instructions["immediate"][loads] = descriptors[instructions["immediate"][loads] - _PLACE]
+        return instructions.tobytes()
+
+    def close(self) -> None:
+        """Closes the descriptors; a map lives on as long as a program uses it."""
+        for made in self._by_name.values():
+            os.close(made.fd)
+        self._by_name = {}

@@ -1,0 +1,124 @@
+"""Attached probes and the upkeep of their maps: slots given out and taken back, what is stale forgotten."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .maps import FREE_SLOT_DTYPE, NO_SLOT, TIDS_PER_PAGE, Map, Maps
+from .plan import HookStatus
+
+_STALE_NS: Final = 10_000_000_000
+_Entry = npt.NDArray[Any]
+
+
+class Probes:
+    """Attached probes and the maps that they fill. close() detaches everything.
+
+    The maps behind vcpus_fd, histograms_fd, vms_fd and loss_fd can be mmapped; events.h gives their entries.
+    """
+
+    def __init__(self, maps: Maps) -> None:
+        """Fills the queues of free slots; programs may be attached from then on."""
+        self.maps = maps
+        self.hooks: tuple[HookStatus, ...] = ()
+        self.on_close: list[Callable[[], object]] = []
+        self.ring_bytes = maps["records"].entries
+        self.max_vcpus, self.max_vms = maps["vcpu_totals"].entries, maps["vm_totals"].entries
+        self.ring_fd = maps["records"].fd
+        self.vcpus_fd = maps["vcpu_totals"].fd
+        self.histograms_fd = maps["vcpu_histograms"].fd
+        self.vms_fd = maps["vm_totals"].fd
+        self.loss_fd = maps["losses"].fd
+        self._next_vm = 1
+        for queue in ("free_vcpus", "free_threads"):
+            for slot in range(maps[queue].entries):
+                self._give(queue, slot)
+        for slot in range(self.max_vms):
+            self._give_vm(slot)
+
+    def _give(self, queue: str, slot: int, vm: int = 0) -> None:
+        self.maps[queue].push(np.array((slot, vm), FREE_SLOT_DTYPE))
+
+    def _give_vm(self, slot: int) -> None:
+        self._give("free_vms", slot, self._next_vm)
+        self._next_vm += 1
+
+    def _forget(self, table: Map, unwanted: Callable[[_Entry, _Entry], bool]) -> list[_Entry]:
+        """Deletes the entries for which unwanted(key, value) holds; returns the keys of those that were there."""
+        entries = [(key, table.get(key)) for key in table.walk()]
+        return [key for key, value in entries if value is not None and unwanted(key, value) and table.delete(key)]
+
+    def free_vcpu_slot(self, slot: int) -> None:
+        """Gives a vCPU slot back, after its row and histograms have been zeroed."""
+        self._forget(self.maps["vcpu_slots"], lambda _, value: bool(value == slot))
+        self._forget(self.maps["async_waits"], lambda key, _: bool(key["slot"] == slot))
+        self._give("free_vcpus", slot)
+
+    def free_vm_slot(self, slot: int) -> None:
+        """Gives a VM slot back, after its row has been zeroed; forgets what was pending on its memory."""
+        self._forget(self.maps["vm_slots"], lambda _, value: bool(value == slot))
+        memories = {int(key) for key in self._forget(self.maps["vm_slots_by_mm"], lambda _, value: bool(value == slot))}
+        self._forget_pendings(lambda key, _: int(key["mm"]) in memories)
+        self._give_vm(slot)
+
+    def seed_thread(self, tid: int, vcpu_fd: int) -> None:
+        """Tells the probes of a thread that was inside KVM_RUN on descriptor vcpu_fd before they came."""
+        tids, threads = self.maps["tids"], self.maps["threads"]
+        page_key = tids.index(tid // TIDS_PER_PAGE)
+        page = tids.get(page_key)
+        if page is None or page[tid % TIDS_PER_PAGE]:
+            return
+        with suppress(OSError):  # no free thread slot: the kernel side counts what it cannot follow
+            slot = int(self.maps["free_threads"].pop()["slot"])
+            thread = np.zeros((), threads.value)
+            thread["tid"], thread["self"], thread["run_fd"] = tid, slot, vcpu_fd + 1
+            thread["slot"] = thread["vcpu_id"] = NO_SLOT
+            threads.put(threads.index(slot), thread)
+            page[tid % TIDS_PER_PAGE] = slot + 1
+            tids.put(page_key, page)
+
+    def forget_stale(self, now_ns: int) -> int:
+        """Forgets filled events that no waiter has claimed for 10 s (it was killed, or kicked out); their number."""
+        return self._forget_pendings(
+            lambda _, entry: bool(
+                (entry["fill_end_ns"] or entry["claims"] >= entry["reads"])
+                and now_ns - int(max(entry["fill_end_ns"], entry["read_ns"])) > _STALE_NS
+            )
+        )
+
+    def _forget_pendings(self, unwanted: Callable[[_Entry, _Entry], bool]) -> int:
+        count = len(self._forget(self.maps["pendings"], unwanted))
+        if count:
+            total = self.maps["pendings_forgotten"]
+            before = total.get(total.index(0))
+            total.put(total.index(0), np.array((0 if before is None else int(before)) + count, total.value))
+        return count
+
+    def occupancy(self) -> dict[str, int]:
+        """Entries of each map that grows with VMs and faults."""
+        names = ("vcpu_slots", "vm_slots", "vm_slots_by_mm", "pendings", "async_waits")
+        return {name: sum(1 for _ in self.maps[name].walk()) for name in names}
+
+    def close(self) -> None:
+        """Detaches every program and frees the maps."""
+        while self.on_close:
+            self.on_close.pop()()
+        self.maps.close()
+
+    def __enter__(self) -> "Probes":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def closer(descriptor: int) -> Callable[[], None]:
+    """Something for Probes.on_close that closes a descriptor."""
+    return lambda: os.close(descriptor)
