@@ -1,6 +1,6 @@
 """Compiled probes, kept between starts: bcc's compiler takes two seconds, this a millisecond.
 
-Whoever can write here runs code in the kernel, so only files are believed that root alone can write.
+Whoever can write here runs code in the kernel, so only files are believed that nobody else can write.
 """
 
 import json

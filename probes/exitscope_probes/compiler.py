@@ -107,7 +107,7 @@ def _compile(text: str, numbers: dict[str, int], programs: list[str]) -> dict[st
         before = os.environ.get("BCC_KERNEL_SOURCE")
         os.environ["BCC_KERNEL_SOURCE"] = str(tree)
         try:
-            bpf = BPF(text=text, cflags=["-w", "-Werror=implicit-function-declaration", *flags])
+            bpf = BPF(text=text.encode(), cflags=["-w", "-Werror=implicit-function-declaration", *flags])
             return {name: bytes(bpf.dump_func(name.encode())) for name in programs}
         except (Exception, SystemExit):  # bcc raises bare Exception and exits in places
             said.seek(0)

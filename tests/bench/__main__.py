@@ -28,6 +28,8 @@ def main(figures: tuple[str, ...], quick: bool, markdown: bool, update_readme: b
     if os.geteuid() != 0:
         sys.exit("bench: run it as root: it loads BPF programs")
     notes = [_conditions()]
+    if Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip() != "0":
+        notes.append("kernel.bpf_stats_enabled was on, which slows every tracer: `sysctl kernel.bpf_stats_enabled=0`.")
     rows: list[Row] = []
     for figure in figures or FIGURES:
         started = time.monotonic()

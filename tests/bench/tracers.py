@@ -103,9 +103,11 @@ def server(socket: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @contextmanager
-def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def process(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A child whose output is kept (see `said`); it is gone afterwards, whatever happened."""
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+    )
     lines: list[tuple[float, str]] = []
     _output[started.pid] = lines
 

@@ -59,7 +59,9 @@ def test_what_goes_over_the_wire_is_what_the_guest_did(
     collector: Collector, path: Path, mode: int, options: list[object]
 ) -> None:
     client = connect(path, collector)
-    report = run_guest(*options, "--vcpus", 4, "--pages", 2000, "--name", "over-the-wire")
+    report = run_guest(
+        *options, "--vcpus", 4, "--pages", 2000, "--name", "over-the-wire", "--pause-ms-before-exit", 500
+    )
     client.read_until(lambda: client.is_gone(report["pid"]), "the VM's end")
     assert_told(client, report, mode)
     vm = client.vm_of(report["pid"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from exitscope_probes.records import MODE_ASYNC, MODE_KERNEL, MODE_UFFD, MODES, RESOLVERS, SEEN_FILL
-from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, other_vcpus, wait_until
+from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, other_vcpus, run_guest, wait_until
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
@@ -152,15 +152,18 @@ def narrow() -> Iterator[Watch]:
 @pytest.mark.parametrize("options", [["--mode", "uffd"], ["--mode", "exit"], ["--mode", "uffd", "--async"]])
 def test_a_ring_that_is_too_small(narrow: Watch, options: list[str]) -> None:
     """Records are lost, and counted; the totals are exact all the same."""
-    lost_before = narrow.loss()["ring_full"]
-    report, seen = narrow.run(*options, "--vcpus", 2, "--pages", 1000)
-    lost = narrow.loss()["ring_full"] - lost_before
-    assert 0 < len(seen.records) < 1000
-    assert lost == 1000 - len(seen.records)
+    report = run_guest(*options, "--vcpus", 2, "--pages", 1000)
+    seen = narrow.observe(report["pid"])
+    lost = narrow.loss()["ring_full"]
+    if narrow.totals.poll().vcpus["series"]["count"][:, :MODE_KERNEL].sum() == 1000:
+        assert 0 < len(seen.records) < 1000
+        assert lost == 1000 - len(seen.records)
+    else:
+        assert lost >= 1000 - len(seen.records), "other VMs of this host lost some, too"
     mode = MODE_ASYNC if report["async"] else MODES.index(report["mode"])
     assert seen.faults(mode) == [500, 500]
     assert seen.histograms[:, mode].sum(axis=1).tolist() == [500, 500]
-    assert seen.vm["fills_demand"].sum() == 1000
+    assert seen.vcpus["series"]["count"][:, :MODE_KERNEL].sum() == seen.vm["fills_demand"].sum() == 1000
 
 
 def test_more_vcpus_than_there_is_room_for(narrow: Watch) -> None:

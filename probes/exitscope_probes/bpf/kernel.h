@@ -10,7 +10,7 @@
 
 #define UFFD_MSG_BYTES 32         /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
 #define UFFD_EVENT_PAGEFAULT 0x12 /* likewise */
-#define UFFD_MSG_BATCH 32         /* messages looked at in one read(); the rest are counted unreadable */
+#define UFFD_MSG_BATCH 16         /* messages looked at in one read(); the rest are counted unreadable */
 #define UFFDIO_TYPE 0xAA          /* likewise */
 
 #define MADV_POPULATE_READ 22  /* include/uapi/asm-generic/mman-common.h */

@@ -30,8 +30,7 @@ struct fill {
     u64 argument; /* of the ioctl, in user memory; for madvise the start */
     u64 bytes;    /* madvise only */
     u32 fd;
-    u8 active;
-    u8 resolver;
+    u16 resolver;
     u16 woken;         /* vCPUs woken in this call */
     u64 candidate_tid; /* the last other thread woken in this call, 0: none */
 };
@@ -49,7 +48,8 @@ struct thread {
     u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
     u64 exit_address; /* what `address` was then */
     u32 async_outstanding;
-    u32 has_previous;
+    u16 has_previous;
+    u16 filling; /* is inside a resolving call */
 
     struct wait wait;
 

@@ -33,18 +33,13 @@ static __always_inline u32 resolver_of(u32 command) {
     return RESOLVER_OTHER;
 }
 
-/* What a resolving call is about: of which memory, from which page on, how many bytes. */
+/* What a resolving ioctl is about: of which memory, from which page on, how many bytes. */
 struct target {
     struct page_key key;
     u64 bytes;
 };
 
 static __always_inline void range_of(struct fill *fill, struct target *target) {
-    if (fill->resolver == RESOLVER_MADV_POPULATE) {
-        target->key.page = PAGE_OF(fill->argument);
-        target->bytes = fill->bytes;
-        return;
-    }
     /* uffdio_copy and uffdio_move: dst, src, len; the others: range.start, range.len */
     u64 words[3] = {};
     if (bpf_probe_read_user(words, sizeof(words), (void *)fill->argument))
@@ -53,11 +48,7 @@ static __always_inline void range_of(struct fill *fill, struct target *target) {
     target->bytes = fill->resolver == RESOLVER_COPY || fill->resolver == RESOLVER_MOVE ? words[2] : words[1];
 }
 
-static __always_inline u64 memory_of(struct fill *fill) {
-    if (fill->resolver == RESOLVER_MADV_POPULATE)
-        return FIELD_U64((u64)bpf_get_current_task_btf(), OFF_TASK_MM);
-    return uffd_memory(file_of(fill->fd));
-}
+static __always_inline u64 memory_of(struct fill *fill) { return uffd_memory(file_of(fill->fd)); }
 
 static __always_inline void begin_fill(struct thread *thread, u32 resolver, u32 fd, u64 argument, u64 bytes) {
     thread->fill.argument = argument;
@@ -67,7 +58,7 @@ static __always_inline void begin_fill(struct thread *thread, u32 resolver, u32 
     thread->fill.woken = 0;
     thread->fill.candidate_tid = 0;
     thread->fill.begin_ns = bpf_ktime_get_ns();
-    thread->fill.active = 1;
+    thread->filling = 1;
 }
 
 /* ioctl(fd, command, argument) with a command of userfaultfd's type is entered. Only for a VM's memory is anything
@@ -163,11 +154,11 @@ static __always_inline void fill_own_fault(struct thread *thread, struct target 
     wait->fill_end_ns = now;
 }
 
-/* A resolving call returns. One that has woken a waiter was counted then. */
+/* A resolving ioctl returns. One that has woken a waiter was counted then. */
 static __always_inline void exit_fill(struct thread *thread, s64 result) {
     struct fill *fill = &thread->fill;
     bool pending = any_pending();
-    fill->active = 0;
+    thread->filling = 0;
     if (fill->woken && !pending)
         return;
     struct target target = {};
@@ -195,6 +186,21 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
         demand = true;
     }
     count_fill(vm, fill->resolver, target.bytes, demand);
+}
+
+/* madvise(MADV_POPULATE_*) of a vCPU thread that solves its own fault returns. */
+static __always_inline void exit_populate(struct thread *thread, s64 result) {
+    struct target target = {.key.page = PAGE_OF(thread->fill.argument), .bytes = thread->fill.bytes};
+    struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
+    thread->filling = 0;
+    if (!vm)
+        return;
+    if (result < 0) {
+        __sync_fetch_and_add(&vm->fills_failed, 1);
+        return;
+    }
+    fill_own_fault(thread, &target, bpf_ktime_get_ns());
+    count_fill(vm, RESOLVER_MADV_POPULATE, target.bytes, true);
 }
 
 /* A page fault event has reached its handler, and its waiter is to be found later. */

@@ -35,7 +35,7 @@ int on_enter_ioctl(struct syscall_enter *ctx) {
 /* syscalls:sys_exit_ioctl */
 int on_exit_ioctl(struct syscall_exit *ctx) {
     struct thread *thread = thread_of(current_tid());
-    if (thread && thread->fill.active)
+    if (thread && thread->filling)
         exit_fill(thread, ctx->result);
     if (ctx->result <= 0)
         return 0;
@@ -64,7 +64,7 @@ int on_enter_madvise(struct syscall_enter *ctx) {
 /* syscalls:sys_exit_madvise */
 int on_exit_madvise(struct syscall_exit *ctx) {
     struct thread *thread = thread_of(current_tid());
-    if (thread && thread->fill.active)
-        exit_fill(thread, ctx->result);
+    if (thread && thread->filling)
+        exit_populate(thread, ctx->result);
     return 0;
 }

@@ -76,7 +76,7 @@ static __always_inline void match_waiter(u64 task, struct thread *thread, struct
 /* sched_waking(struct task_struct *p): runs in the waker's context, unlike sched_wakeup. */
 int on_sched_waking(u64 *ctx) {
     struct thread *waker = thread_of(current_tid());
-    if (!waker || !waker->fill.active)
+    if (!waker || !waker->filling)
         return 0;
     u64 task = ctx[0];
     u32 tid = FIELD_U32(task, OFF_TASK_PID);

@@ -1,0 +1,44 @@
+"""The planner takes what the kernel shows, in order, and keeps the reason for what it passes over."""
+
+from exitscope_probes.btf import KernelBtf
+from exitscope_probes.plan import HOOKS, Attachment, Candidate, Hook, choose, status_of
+
+FAST = Candidate("fentry", (Attachment("kvm_arch_vcpu_ioctl_run", "on_run"),))
+SLOW = Candidate("tracepoint", (Attachment("kvm_entry", "on_entry"), Attachment("kvm_exit", "on_exit")))
+HOOK = Hook("run", "vCPU run", "nothing is seen", (FAST, SLOW))
+
+
+def kernel_without(*strategies: str):  # type: ignore[no-untyped-def]
+    return lambda _btf, candidate: f"no {candidate.strategy} here" if candidate.strategy in strategies else None
+
+
+def plan(*without: str, strategy: str | None = None):  # type: ignore[no-untyped-def]
+    return choose(object.__new__(KernelBtf), strategy, [HOOK], kernel_without(*without))[0]  # type: ignore[arg-type]
+
+
+def test_the_first_that_is_allowed_comes_first() -> None:
+    assert plan().possible == (FAST, SLOW)
+    assert plan("fentry").possible == (SLOW,)
+    assert plan("fentry").passed_over == (("fentry:kvm_arch_vcpu_ioctl_run", "no fentry here"),)
+
+
+def test_a_forced_strategy_leaves_only_its_column() -> None:
+    choice = plan(strategy="tracepoint")
+    assert choice.possible == (SLOW,)
+    assert choice.passed_over == (("fentry:kvm_arch_vcpu_ioctl_run", "--strategy tracepoint asked for"),)
+
+
+def test_status_says_what_became_of_it() -> None:
+    attached = status_of(plan("fentry"), SLOW)
+    assert (attached.status, attached.attachment) == ("attached", "tracepoint:kvm_entry+kvm_exit")
+    refused = status_of(plan(), None, (("fentry:kvm_arch_vcpu_ioctl_run", "EPERM"),))
+    assert (refused.status, refused.attachment) == ("refused", None)
+    assert refused.passed_over == (("fentry:kvm_arch_vcpu_ioctl_run", "EPERM"),)
+    assert status_of(plan("fentry", "tracepoint"), None).status == "missing"
+
+
+def test_every_hook_says_what_is_lost_without_it() -> None:
+    assert len({hook.name for hook in HOOKS}) == len(HOOKS)
+    for hook in HOOKS:
+        assert hook.effect and hook.title and hook.candidates
+        assert all(attachment.program.startswith("on_") for one in hook.candidates for attachment in one.attachments)
