@@ -6,7 +6,7 @@ import sys
 from . import __version__, doctor
 from .collector import Settings
 from .collector import main as collect
-from .plan import STRATEGIES
+from .hooks import STRATEGIES
 
 
 def main(argv: list[str] | None = None) -> int:

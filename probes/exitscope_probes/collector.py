@@ -17,9 +17,9 @@ import numpy as np
 from . import __version__, doctor
 from .discovery import Discovery
 from .errors import ProbeError, RecordingError, RingError, fail
+from .hooks import Strategy
 from .ledger import Ledger
 from .loader import Probes, load
-from .plan import Strategy
 from .publisher import Publisher
 from .recording import DEFAULT_SECONDS, Recording
 from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE

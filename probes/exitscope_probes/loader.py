@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from .btf import KernelBtf
 from .compiler import LoadError, compile_probes, defines
+from .hooks import Candidate, Strategy
 from .maps import Maps
-from .plan import Candidate, Choice, HookStatus, Strategy, choose, status_of
+from .plan import Choice, HookStatus, choose, status_of
 from .tracing import attach_raw_tracepoint, attach_tracepoint
 from .upkeep import Probes, closer
 

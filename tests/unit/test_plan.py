@@ -1,7 +1,8 @@
 """The planner takes what the kernel shows, in order, and keeps the reason for what it passes over."""
 
 from exitscope_probes.btf import KernelBtf
-from exitscope_probes.plan import HOOKS, Attachment, Candidate, Hook, choose, status_of
+from exitscope_probes.hooks import HOOKS, Attachment, Candidate, Hook
+from exitscope_probes.plan import choose, status_of
 
 FAST = Candidate("fentry", (Attachment("kvm_arch_vcpu_ioctl_run", "on_run"),))
 SLOW = Candidate("tracepoint", (Attachment("kvm_entry", "on_entry"), Attachment("kvm_exit", "on_exit")))
