@@ -234,7 +234,7 @@ def _bpf_stats() -> Check:
             "on: every BPF program costs some 20 ns more",
             "sysctl kernel.bpf_stats_enabled=0",
         )
-    return Check("BPF statistics", "ok", "off (they cost time; `exitscope bench` turns them on while it runs)")
+    return Check("BPF statistics", "ok", "off (they cost time; `make bench` turns them on while it runs)")
 
 
 def _read(path: str) -> str:
