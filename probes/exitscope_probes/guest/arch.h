@@ -25,8 +25,7 @@ void arch_set_doorbell(int vcpu_fd, bool interrupts);
 
 /* The next KVM_RUN touches the pages of `share` in its order and rings the doorbell after `chunk` touches and
  * then after every `next_chunk`. */
-void arch_set_pass(int vcpu_fd, bool interrupts, const struct share *share, uint64_t chunk,
-                   uint64_t next_chunk);
+void arch_set_pass(int vcpu_fd, bool interrupts, const struct share *share, uint64_t chunk, uint64_t next_chunk);
 
 /* Touches so far in this pass, of a vCPU out of KVM_RUN. */
 uint64_t arch_touches(int vcpu_fd);

@@ -136,13 +136,11 @@ void arch_vcpu_init(int kvm_fd, int vcpu_fd, bool interrupts) {
 }
 
 void arch_set_doorbell(int vcpu_fd, bool interrupts) {
-    struct kvm_regs regs = {
-        .rip = guest_address(guest_doorbell), .rflags = flags(interrupts), .r13 = DOORBELL_GPA};
+    struct kvm_regs regs = {.rip = guest_address(guest_doorbell), .rflags = flags(interrupts), .r13 = DOORBELL_GPA};
     set_registers(vcpu_fd, &regs);
 }
 
-void arch_set_pass(int vcpu_fd, bool interrupts, const struct share *share, uint64_t chunk,
-                   uint64_t next_chunk) {
+void arch_set_pass(int vcpu_fd, bool interrupts, const struct share *share, uint64_t chunk, uint64_t next_chunk) {
     const struct touch_order *order = &share->order;
     struct kvm_regs regs = {
         .rip = guest_address(guest_code),

@@ -7,8 +7,7 @@
 
 struct delay delay_create(const struct options *options, uint64_t stream) {
     uint64_t seed = options->seed ^ stream << 32;
-    return (struct delay){
-        .dist = options->delay_dist, .mean_ns = options->delay_ns, .random = random_next(&seed)};
+    return (struct delay){.dist = options->delay_dist, .mean_ns = options->delay_ns, .random = random_next(&seed)};
 }
 
 void sleep_ns(uint64_t duration_ns) {

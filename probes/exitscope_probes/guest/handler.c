@@ -39,8 +39,7 @@ static bool resolve(struct handler *handler, uint64_t hva, uint8_t *scratch) {
 static void *handler_main(void *argument) {
     struct handler *handler = argument;
     struct handlers *crew = handler->crew;
-    struct pollfd ready[] = {{.fd = crew->paging->uffd, .events = POLLIN},
-                             {.fd = crew->quit_fd, .events = POLLIN}};
+    struct pollfd ready[] = {{.fd = crew->paging->uffd, .events = POLLIN}, {.fd = crew->quit_fd, .events = POLLIN}};
     struct uffd_msg *messages = zalloc(crew->options->batch, sizeof *messages);
     uint8_t *scratch = paging_scratch();
     bool alive = true;
@@ -77,8 +76,7 @@ void handlers_start(struct handlers *handlers, const struct options *options, st
         struct handler *handler = &handlers->handler[i];
         *handler = (struct handler){.crew = handlers, .delay = delay_create(options, MAX_VCPUS + i)};
         if (pthread_create(&handler->thread, NULL, handler_main, handler))
-            fail("cannot create handler thread %lu: raise the limit of processes, or use fewer --handlers",
-                 i);
+            fail("cannot create handler thread %lu: raise the limit of processes, or use fewer --handlers", i);
         snprintf(name, sizeof name, "uffd-handler-%lu", i % MAX_HANDLERS);
         pthread_setname_np(handler->thread, name);
     }

@@ -49,8 +49,7 @@ static int catch_signals(void) {
 
 /* Whether a line came on stdin; false on SIGTERM or SIGINT. */
 static bool await_start(struct guest *guest) {
-    struct pollfd ready[] = {{.fd = STDIN_FILENO, .events = POLLIN},
-                             {.fd = guest->signal_fd, .events = POLLIN}};
+    struct pollfd ready[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = guest->signal_fd, .events = POLLIN}};
     char byte = 0;
 
     while (byte != '\n') {
@@ -85,8 +84,7 @@ static int patience_ms(const struct guest *guest) {
 
 /* Until all vCPUs have ended the pass, at once after SIGTERM or SIGINT. */
 static void await_pass(struct guest *guest) {
-    struct pollfd ready[] = {{.fd = guest->vm.idle_fd, .events = POLLIN},
-                             {.fd = guest->signal_fd, .events = POLLIN}};
+    struct pollfd ready[] = {{.fd = guest->vm.idle_fd, .events = POLLIN}, {.fd = guest->signal_fd, .events = POLLIN}};
     uint64_t stop_began_ns = 0;
     eventfd_t value;
 
@@ -140,8 +138,7 @@ static void run_rounds(struct guest *guest) {
 
     if (guest->options.close_uffd_after_ms != NEVER)
         guest->close_uffd_at_ns = begin_ns + guest->options.close_uffd_after_ms * NS_PER_MS;
-    for (uint64_t round = 0; !stopping && (!guest->options.rounds || round < guest->options.rounds);
-         round++) {
+    for (uint64_t round = 0; !stopping && (!guest->options.rounds || round < guest->options.rounds); round++) {
         if (round)
             paging_drop(&guest->paging);
         run_round(guest);
@@ -153,8 +150,7 @@ int main(int argc, char **argv) {
     static struct guest guest = {.close_uffd_at_ns = NEVER};
 
     options_parse(&guest.options, argc, argv);
-    prctl(PR_SET_TIMERSLACK,
-          1); /* ns; the default of 50 us would be added to each delay. Threads inherit it. */
+    prctl(PR_SET_TIMERSLACK, 1); /* ns; the default of 50 us would be added to each delay. Threads inherit it. */
     guest.signal_fd = catch_signals();
     memory_create(&guest.memory, &guest.options);
     paging_create(&guest.paging, &guest.options, &guest.memory);
@@ -170,8 +166,7 @@ int main(int argc, char **argv) {
     report_done(&guest.vm, &guest.handlers, &guest.totals);
 
     if (!stopping && guest.options.pause_before_exit_ms)
-        poll(&(struct pollfd){.fd = guest.signal_fd, .events = POLLIN}, 1,
-             (int)guest.options.pause_before_exit_ms);
+        poll(&(struct pollfd){.fd = guest.signal_fd, .events = POLLIN}, 1, (int)guest.options.pause_before_exit_ms);
     vm_stop(&guest.vm);
     if (guest.totals.wrong_pages)
         fail("%lu of %lu pages have wrong content", guest.totals.wrong_pages, guest.totals.verified_pages);

@@ -19,8 +19,7 @@ void memory_pattern(uint8_t *page, uint64_t index) {
 static uint8_t *map(uint64_t length, int flags, int fd) {
     uint8_t *hva = mmap(NULL, length, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd, 0);
     if (hva == MAP_FAILED)
-        fail("cannot map %lu pages of guest memory (%s): use fewer --pages", length / PAGE_SIZE,
-             strerror(errno));
+        fail("cannot map %lu pages of guest memory (%s): use fewer --pages", length / PAGE_SIZE, strerror(errno));
     return hva;
 }
 

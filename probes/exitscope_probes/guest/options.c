@@ -108,8 +108,7 @@ static uint64_t parse_count(const struct rule *rule, const char *text) {
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     if (errno || end == text || *end || strchr(text, '-') || value < rule->min || value > rule->max)
-        usage_error("--%s %s: must be a whole number from %lu to %lu", rule->name, text, rule->min,
-                    rule->max);
+        usage_error("--%s %s: must be a whole number from %lu to %lu", rule->name, text, rule->min, rule->max);
     return value;
 }
 
@@ -156,9 +155,8 @@ static void check(const struct options *o) {
     if (o->fault == FAULT_MINOR && o->backing == BACKING_ANON)
         usage_error("--fault minor: needs --backing shmem (anonymous memory has no page cache)");
     if (o->async && o->mode == MODE_EXIT)
-        usage_error(
-            "--async with --mode exit: the vCPU would fault for ever (the async worker's attempt fails "
-            "unseen); leave out --async");
+        usage_error("--async with --mode exit: the vCPU would fault for ever (the async worker's attempt fails "
+                    "unseen); leave out --async");
     if (o->mode == MODE_NONE && (o->prefill_percent || o->thread_id))
         usage_error("--prefill-percent and --thread-id: need --mode uffd or exit");
     if (o->mode != MODE_UFFD && (o->hold_fault || closes || kills))

@@ -2,8 +2,7 @@
 #include "common.h"
 
 static struct touch_order create_order(enum page_order kind, uint64_t pages, uint64_t seed) {
-    struct touch_order order = {
-        .state = UINT64_MAX, .multiplier = 1, .increment = 1, .shift = 63, .pages = pages};
+    struct touch_order order = {.state = UINT64_MAX, .multiplier = 1, .increment = 1, .shift = 63, .pages = pages};
     unsigned bits = 0;
 
     while (1UL << bits < pages)
@@ -21,8 +20,7 @@ static struct touch_order create_order(enum page_order kind, uint64_t pages, uin
 struct share share_of_vcpu(const struct options *options, uint64_t vcpu) {
     uint64_t each = options->pages / options->vcpus;
     uint64_t larger = options->pages % options->vcpus;
-    struct share share = {.first_page = vcpu * each + (vcpu < larger ? vcpu : larger),
-                          .pages = each + (vcpu < larger)};
+    struct share share = {.first_page = vcpu * each + (vcpu < larger ? vcpu : larger), .pages = each + (vcpu < larger)};
 
     share.prefilled = share.pages * options->prefill_percent / 100;
     share.order = create_order(options->order, share.pages, options->seed ^ vcpu << 48);

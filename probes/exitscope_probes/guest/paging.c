@@ -97,8 +97,7 @@ bool paging_fill(struct paging *paging, uint64_t page, enum fill kind, uint8_t *
     while (error == EAGAIN); /* the address space was changing */
     if (error == EEXIST) {
         /* Whoever filled it woke the waiters of that moment; one may have come after. */
-        struct uffdio_range range = {.start = (uintptr_t)paging->memory->hva + page * PAGE_SIZE,
-                                     .len = PAGE_SIZE};
+        struct uffdio_range range = {.start = (uintptr_t)paging->memory->hva + page * PAGE_SIZE, .len = PAGE_SIZE};
         ioctl(paging->uffd, UFFDIO_WAKE, &range);
         paging->present_already++;
         return false;

@@ -17,8 +17,7 @@ static void print_string(const char *key, const char *text) {
     putchar('"');
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
         if (*c < 0x20 || *c >= 0x7f || *c == '"' || *c == '\\')
-            printf("\\u%04x",
-                   *c); /* bytes beyond ASCII as Latin-1: the line stays valid whatever the name is */
+            printf("\\u%04x", *c); /* bytes beyond ASCII as Latin-1: the line stays valid whatever the name is */
         else
             putchar(*c);
     }
@@ -38,9 +37,8 @@ void report_ready(const struct vm *vm) {
 static void print_vcpu(const struct vm *vm, const struct vcpu *vcpu) {
     const struct fault_counts *counts = &vm->paging->counts[vcpu->index];
 
-    printf(
-        "{\"vcpu\": %d, \"tid\": %d, \"pages\": %lu, \"touches\": %lu, \"faults\": %lu, \"repeats\": %lu, ",
-        vcpu->index, vcpu->tid, vcpu->share.pages, vcpu->touches, counts->faults, counts->repeats);
+    printf("{\"vcpu\": %d, \"tid\": %d, \"pages\": %lu, \"touches\": %lu, \"faults\": %lu, \"repeats\": %lu, ",
+           vcpu->index, vcpu->tid, vcpu->share.pages, vcpu->touches, counts->faults, counts->repeats);
     printf("\"filled\": %lu, \"run_ns\": %lu, \"pause_ns\": %lu, \"fault_free_ns\": ", vcpu->filled,
            vcpu->run_ns[PASS_DEMAND], vcpu->pause_ns[PASS_DEMAND]);
     if (vm->options->fault_free_pass)
@@ -79,8 +77,7 @@ static void print_conditions(const struct options *o) {
     printf(", \"think_ns\": %lu, \"prefill_percent\": %lu, ", o->think_ns, o->prefill_percent);
     printf("\"rounds\": %lu, \"fault_free_pass\": %s, ", o->rounds, boolean(o->fault_free_pass));
     printf("\"verify\": %s, \"thread_id\": %s, ", boolean(o->verify), boolean(o->thread_id));
-    printf("\"wait_start\": %s, \"pause_before_exit_ms\": %lu, ", boolean(o->wait_start),
-           o->pause_before_exit_ms);
+    printf("\"wait_start\": %s, \"pause_before_exit_ms\": %lu, ", boolean(o->wait_start), o->pause_before_exit_ms);
     printf("\"hold_fault\": %s, \"close_uffd_after_ms\": ", boolean(o->hold_fault));
     printf(o->close_uffd_after_ms != NEVER ? "%lu" : "null", o->close_uffd_after_ms);
     printf(", \"kill_handlers_after\": ");

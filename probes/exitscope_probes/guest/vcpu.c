@@ -35,8 +35,7 @@ static enum outcome run(struct vcpu *vcpu) {
         vcpu->doorbell_unfinished = true;
         return OUTCOME_DOORBELL;
     }
-    fail("vCPU %d: KVM_RUN ended with exit reason %u, which this guest never asks for", vcpu->index,
-         run->exit_reason);
+    fail("vCPU %d: KVM_RUN ended with exit reason %u, which this guest never asks for", vcpu->index, run->exit_reason);
 }
 
 /* KVM ends an MMIO access on the next KVM_RUN (Documentation/virt/kvm/api.rst): enter it, but run no guest
@@ -91,9 +90,8 @@ static void resolve(struct vcpu *vcpu, struct attempts *attempts) {
     attempts->count = page == attempts->page ? attempts->count + 1 : 1;
     attempts->page = page;
     if (attempts->count > MAX_ATTEMPTS)
-        fail(
-            "vCPU %d: page %lu still faults after %d fills: this kernel does not let exit mode make progress",
-            vcpu->index, page, MAX_ATTEMPTS);
+        fail("vCPU %d: page %lu still faults after %d fills: this kernel does not let exit mode make progress",
+             vcpu->index, page, MAX_ATTEMPTS);
     paging_count_fault(vcpu->vm->paging, page);
     delay_wait(&vcpu->delay);
     vcpu->filled += paging_fill(vcpu->vm->paging, page, FILL_DEMAND, vcpu->scratch);

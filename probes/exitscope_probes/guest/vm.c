@@ -20,8 +20,7 @@ static int open_kvm(void) {
     if (fd < 0 && (errno == EACCES || errno == EPERM))
         fail("/dev/kvm: not permitted: run as root, or join the group kvm");
     if (fd < 0)
-        fail("/dev/kvm: %s: load kvm_intel or kvm_amd; within a VM, turn nested virtualisation on",
-             strerror(errno));
+        fail("/dev/kvm: %s: load kvm_intel or kvm_amd; within a VM, turn nested virtualisation on", strerror(errno));
     if (ioctl(fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
         fail("/dev/kvm speaks another API version than %d", KVM_API_VERSION);
     return fd;
@@ -100,8 +99,7 @@ void vm_create(struct vm *vm, const struct options *options, struct paging *pagi
         *vcpu = (struct vcpu){
             .vm = vm, .index = (int)i, .share = share_of_vcpu(options, i), .delay = delay_create(options, i)};
         if (pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu))
-            fail("cannot create the thread of vCPU %lu: raise the limit of processes, or use fewer --vcpus",
-                 i);
+            fail("cannot create the thread of vCPU %lu: raise the limit of processes, or use fewer --vcpus", i);
     }
     await_idle(vm);
 }
