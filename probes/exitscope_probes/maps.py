@@ -139,7 +139,7 @@ class Maps:
         self._make("vcpu_histograms", _ARRAY, _U32, histograms, max_vcpus, _MMAPABLE)
         self._make("vm_totals", _ARRAY, _U32, VM_DTYPE, max_vms, _MMAPABLE)
         self._make("losses", _ARRAY, _U32, np.dtype(("<u8", (8,))), 1, _MMAPABLE)
-        # Mapped only to be aligned to cache lines.
+        # These can be mapped so that they are aligned to cache lines; threads also for seeding.
         self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
         self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
         self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (2,))), 1)

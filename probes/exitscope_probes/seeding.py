@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from .procfs import Proc, vcpu_number
 
 KVM_RUN: Final = 0xAE80  # include/uapi/linux/kvm.h
+_PF_USER_WORKER: Final = 0x4000  # include/linux/sched.h
 _NR_IOCTL: Final = {"x86_64": 16, "aarch64": 29}
 
 
@@ -57,7 +58,8 @@ class Seeding:
                     continue
                 # In a system call, or asleep outside one ("-1"): any later KVM_RUN is seen by the hooks.
                 process.threads.discard(tid)
-                if words[0] == self._ioctl and len(words) > 3 and int(words[2], 16) == KVM_RUN:
+                in_ioctl = words[0] == self._ioctl and len(words) > 3
+                if in_ioctl and int(words[2], 16) == KVM_RUN and not self._is_user_worker(pid, tid):
                     fd = int(words[1], 16)
                     if fd in process.vcpu_fds:
                         self._probes.seed_thread(tid, fd)
@@ -66,3 +68,8 @@ class Seeding:
             if not process.vcpu_fds or not process.threads:
                 del self._processes[pid]
         return found
+
+    def _is_user_worker(self, pid: int, tid: int) -> bool:
+        """KVM's own thread in the VMM (kvm-nx-lpage-recovery, Linux 6.14): it shows the KVM_RUN that started it."""
+        fields = (self._proc.text(pid, "task", tid, "stat") or "").rpartition(")")[2].split()
+        return len(fields) > 6 and bool(int(fields[6]) & _PF_USER_WORKER)  # flags, the ninth field of proc(5)

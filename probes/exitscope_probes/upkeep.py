@@ -1,5 +1,6 @@
 """Attached probes and the upkeep of their maps: slots given out and taken back, what is stale forgotten."""
 
+import mmap
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .maps import FREE_SLOT_DTYPE, NO_SLOT, TIDS_PER_PAGE, Map, Maps
+from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps
 from .plan import HookStatus
 
 _STALE_NS: Final = 10_000_000_000
@@ -34,6 +35,9 @@ class Probes:
         self.histograms_fd = maps["vcpu_histograms"].fd
         self.vms_fd = maps["vm_totals"].fd
         self.loss_fd = maps["losses"].fd
+        threads = maps["threads"]
+        mapped = mmap.mmap(threads.fd, -(-threads.entries * THREAD_DTYPE.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE)
+        self._threads = np.frombuffer(mapped, THREAD_DTYPE, threads.entries)
         self._next_vm = 1
         for queue in ("free_vcpus", "free_threads"):
             for slot in range(maps[queue].entries):
@@ -68,16 +72,21 @@ class Probes:
 
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
         """Tells the probes of a thread that was inside KVM_RUN on descriptor vcpu_fd before they came."""
-        tids, threads = self.maps["tids"], self.maps["threads"]
+        tids = self.maps["tids"]
         page_key = tids.index(tid // TIDS_PER_PAGE)
         page = tids.get(page_key)
-        if page is None or page[tid % TIDS_PER_PAGE]:
+        if page is None:
+            return
+        known = int(page[tid % TIDS_PER_PAGE])
+        if known:  # a fill has woken it before it was found, so it passed for another thread of the VMM
+            self._threads["run_fd"][known - 1] = vcpu_fd + 1
             return
         with suppress(OSError):  # no free thread slot: the kernel side counts what it cannot follow
             slot = int(self.maps["free_threads"].pop()["slot"])
-            thread = np.zeros((), threads.value)
+            thread = np.zeros((), THREAD_DTYPE)
             thread["tid"], thread["self"], thread["run_fd"] = tid, slot, vcpu_fd + 1
             thread["slot"] = thread["vcpu_id"] = NO_SLOT
+            threads = self.maps["threads"]
             threads.put(threads.index(slot), thread)
             page[tid % TIDS_PER_PAGE] = slot + 1
             tids.put(page_key, page)

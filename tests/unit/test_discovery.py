@@ -277,3 +277,16 @@ def test_seeding_gives_up_on_processes_that_end_or_stay_outside(proc: FakeProc) 
     proc.syscall(200, 201, "202 0x1 0x2 0x3 0x0 0x0 0x0 0x1 0x2")
     assert seeding.search() == 0
     assert seeding.done and seeded.threads == []
+
+
+@pytest.mark.usefixtures("x86")
+def test_a_thread_of_kvm_itself_is_not_taken_for_the_vcpu_that_started_it(proc: FakeProc) -> None:
+    proc.process(100)
+    flags = 0x4000  # PF_USER_WORKER
+    for tid in (101, 102):
+        proc.syscall(100, tid, KVM_RUN.format(fd=5))
+    stat = proc.root / "100/task/101/stat"
+    stat.write_text(f"101 (kvm-nx-lpage-re) S 1 1 1 0 -1 {flags} 0 0\n")
+    seeded = Seeded()
+    assert Seeding(seeded, proc.proc).search() == 1
+    assert seeded.threads == [(102, 5)]

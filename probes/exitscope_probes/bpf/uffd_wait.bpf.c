@@ -3,11 +3,13 @@
 static __always_inline void switched_out(struct thread *thread, bool preempted) {
     struct wait *wait = &thread->wait;
     struct vcpu_totals *totals = totals_of(thread->slot);
-    if (!totals) {
-        if (thread->run_fd) /* inside KVM_RUN when the probes came: the one moment at which everybody passes by */
-            adopt_vcpu(private_of(file_of(thread->run_fd - 1)));
+    if (thread->run_fd && !is_vcpu(thread)) {
+        /* Inside KVM_RUN when the probes came: this is the one place that everybody passes by. */
+        adopt_vcpu(private_of(file_of(thread->run_fd - 1)));
         return;
     }
+    if (!totals)
+        return;
     if (!preempted && wait->open && wait->woken && wait->run_ns) {
         /* Asleep again before the fault has ended: perhaps for a second missing page (a page table, then its page). */
         u64 run_ns = wait->run_ns;
