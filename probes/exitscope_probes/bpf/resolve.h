@@ -113,6 +113,31 @@ static __always_inline void mark_woken(struct wait *wait, struct fill *fill, u32
     fill->woken++;
 }
 
+/* Which fill answered an event. A wake-up alone does not take the place of the fill before it, and what was seen when
+ * the waiter was woken stays. */
+static __always_inline void note_fill(struct pending *pending, struct thread *filler, u64 now) {
+    struct fill *fill = &filler->fill;
+    if (pending->fill_end_ns && (fill->resolver == RESOLVER_WAKE || pending->fill_begin_ns == fill->begin_ns))
+        return;
+    pending->fill_begin_ns = fill->begin_ns;
+    pending->fill_end_ns = now;
+    pending->resolver = fill->resolver;
+    pending->handler_tid = filler->tid;
+}
+
+/* A kworker was woken, and an async fault waits for this page: counted now, as its vCPU may collect the event before the
+ * ioctl returns. */
+static __always_inline void note_async_fill(struct thread *filler, struct page_key *key) {
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), key);
+    u32 vm_slot = 0;
+    if (!pending || !pending->asyncs)
+        return;
+    note_fill(pending, filler, bpf_ktime_get_ns());
+    if (!filler->fill.woken)
+        count_fill(vm_of_memory(key->mm, &vm_slot), filler->fill.resolver, 0, true);
+    filler->fill.woken++;
+}
+
 /* What becomes of the event of the page that was filled: forgotten when every waiter has been matched. True if there
  * was one. */
 static __always_inline bool settle_pending(struct thread *filler, struct page_key *key, u64 now) {
@@ -121,12 +146,8 @@ static __always_inline bool settle_pending(struct thread *filler, struct page_ke
     if (!pending)
         return false;
     u32 unclaimed = pending->reads - pending->claims;
-    if ((unclaimed || pending->asyncs) && (fill->resolver != RESOLVER_WAKE || !pending->fill_end_ns)) {
-        pending->fill_begin_ns = fill->begin_ns;
-        pending->fill_end_ns = now;
-        pending->resolver = fill->resolver;
-        pending->handler_tid = filler->tid;
-    }
+    if (unclaimed || pending->asyncs)
+        note_fill(pending, filler, now);
     if (pending->asyncs)
         return true; /* kvm_async_pf_ready collects and forgets it */
     if (unclaimed && fill->candidate_tid) {

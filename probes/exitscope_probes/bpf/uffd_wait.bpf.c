@@ -63,12 +63,14 @@ static __always_inline void match_waiter(u64 task, struct thread *thread, struct
     struct fill *fill = &waker->fill;
     struct target target = {};
     target.key.mm = memory_of(fill);
+    range_of(fill, &target);
     if (!thread || !is_vcpu(thread)) {
         if (FIELD_U64(task, OFF_TASK_MM) == target.key.mm)
             fill->candidate_tid = FIELD_U32(task, OFF_TASK_PID);
+        else
+            note_async_fill(waker, &target.key);
         return;
     }
-    range_of(fill, &target);
     mark_woken(&thread->wait, fill, waker->tid, target.bytes);
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &target.key);
     if (pending && pending->reads > pending->claims)
