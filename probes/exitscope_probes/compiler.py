@@ -66,7 +66,7 @@ def _captured_stderr() -> Iterator[Any]:
 
 
 def _source_text() -> str:
-    """All of bpf/ as one translation unit: bcc does not rewrite what is included."""
+    """All of bpf/ as one translation unit, which bcc takes as one text."""
     return "".join(f'#line 1 "{name}"\n{(_BPF / name).read_text()}' for name in _SOURCES)
 
 

@@ -5,6 +5,7 @@ ourselves and not through bcc halves the time to compile.
 """
 
 import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -191,3 +192,10 @@ class Maps:
         for made in self._by_name.values():
             os.close(made.fd)
         self._by_name = {}
+
+
+def map_array(fd: int, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
+    """A mappable array map as (length,) of dtype, shared with the kernel: reads and writes go straight to it."""
+    size_bytes = -(-length * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+    mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(mapped, dtype, length)

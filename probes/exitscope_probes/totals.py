@@ -3,7 +3,6 @@
 A histogram is looked at only when the count of its series has moved, so that an idle vCPU costs nothing.
 """
 
-import mmap
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .histogram import BUCKETS
+from .maps import map_array
 from .records import CELL_DTYPE, LOSSES, SERIES, VCPU_DTYPE, VM_DTYPE
 
 
@@ -64,11 +64,11 @@ class TotalsReader:
     """Maps the arrays for as long as it lives; widens the kernel's u32 buckets to u64."""
 
     def __init__(self, maps: Maps) -> None:
-        self._vcpus = _map_array(maps.vcpus_fd, VCPU_DTYPE, maps.max_vcpus)
+        self._vcpus = map_array(maps.vcpus_fd, VCPU_DTYPE, maps.max_vcpus)
         series = maps.max_vcpus * SERIES
-        self._buckets = _map_array(maps.histograms_fd, np.dtype("<u4"), series * BUCKETS).reshape(-1, BUCKETS)
-        self._vms = _map_array(maps.vms_fd, VM_DTYPE, maps.max_vms)
-        self._loss = _map_array(maps.loss_fd, np.dtype("<u8"), len(LOSSES))
+        self._buckets = map_array(maps.histograms_fd, np.dtype("<u4"), series * BUCKETS).reshape(-1, BUCKETS)
+        self._vms = map_array(maps.vms_fd, VM_DTYPE, maps.max_vms)
+        self._loss = map_array(maps.loss_fd, np.dtype("<u8"), len(LOSSES))
         # Zero pages until a slot is used: 512 slots cost no memory before they have a vCPU.
         self._last = np.zeros((series, BUCKETS), np.uint32)
         self._cell_counts = np.zeros(series * BUCKETS, np.uint64)
@@ -152,9 +152,3 @@ def _cells(index: npt.NDArray[np.int64], counts: npt.NDArray[np.uint64]) -> npt.
     cells["cell"] = index
     cells["count"] = counts
     return cells
-
-
-def _map_array(fd: int, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
-    size_bytes = -(-length * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
-    mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-    return np.frombuffer(mapped, dtype, length)

@@ -1,6 +1,5 @@
 """Attached probes and the upkeep of their maps: slots given out and taken back, what is stale forgotten."""
 
-import mmap
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps
+from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps, map_array
 from .plan import HookStatus
 
 _STALE_NS: Final = 10_000_000_000
@@ -35,9 +34,7 @@ class Probes:
         self.histograms_fd = maps["vcpu_histograms"].fd
         self.vms_fd = maps["vm_totals"].fd
         self.loss_fd = maps["losses"].fd
-        threads = maps["threads"]
-        mapped = mmap.mmap(threads.fd, -(-threads.entries * THREAD_DTYPE.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE)
-        self._threads = np.frombuffer(mapped, THREAD_DTYPE, threads.entries)
+        self._threads = map_array(maps["threads"].fd, THREAD_DTYPE, maps["threads"].entries)
         self._next_vm = 1
         for queue in ("free_vcpus", "free_threads"):
             for slot in range(maps[queue].entries):

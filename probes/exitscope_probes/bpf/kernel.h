@@ -24,8 +24,7 @@
 #define PAGE_BYTES 4096ULL
 #define PAGE_OF(address) ((address) & ~(PAGE_BYTES - 1))
 
-/* Syscall arguments in struct pt_regs, by BTF: x86-64's third, second and first. */
-#define REGS_THIRD 96
+/* The second and first argument of a system call in x86-64's struct pt_regs. */
 #define REGS_SECOND 104
 #define REGS_FIRST 112
 
