@@ -119,22 +119,40 @@ class Btf:
         """Type id of `btf_trace_<name>`, which the kernel keeps for every tracepoint (include/trace/bpf_probe.h)."""
         return self._find(f"btf_trace_{name}", _TYPEDEF)
 
-    def has_function(self, name: str) -> bool:
-        """Whether the kernel has this function, and BTF for it."""
-        return self._find(name, _FUNC) is not None
+    def function(self, name: str) -> int | None:
+        """Type id of a function, None where BTF has none of that name."""
+        return self._find(name, _FUNC)
+
+    def function_arguments(self, name: str) -> tuple[str, ...] | None:
+        """Argument types of a function, e.g. ("vm_fault*", "unsigned long"); None where there is none of that name."""
+        type_id = self.function(name)
+        return None if type_id is None else self._arguments(self._type(type_id).size)
+
+    def function_parameters(self, name: str) -> tuple[str, ...] | None:
+        """Names of a function's parameters, e.g. ("vmf", "reason"); None where there is none of that name."""
+        type_id = self.function(name)
+        if type_id is None:
+            return None
+        proto = self._type(self._type(type_id).size)
+        first = ctypes.addressof(proto) + ctypes.sizeof(_Type)
+        step = ctypes.sizeof(_Param)
+        return tuple(self._name(_Param.from_address(first + i * step).name_off) for i in range(proto.vlen))
 
     def raw_arguments(self, tracepoint: str) -> tuple[str, ...] | None:
         """Argument types of a raw tracepoint, e.g. ("kvm_page_fault*",); None where there is none of that name."""
         type_id = self.tracepoint(tracepoint)
         if type_id is None:
             return None
-        proto = self._type(self._type(self._strip(type_id)).size)
+        arguments = self._arguments(self._type(self._strip(type_id)).size)
+        return None if arguments is None else arguments[1:]  # the first is the tracepoint's own
+
+    def _arguments(self, type_id: int) -> tuple[str, ...] | None:
+        proto = self._type(type_id)
         if proto.kind != _FUNC_PROTO:
             return None
         first = ctypes.addressof(proto) + ctypes.sizeof(_Type)
         step = ctypes.sizeof(_Param)
-        parameters = [_Param.from_address(first + i * step).type for i in range(1, proto.vlen)]
-        return tuple(map(self._spell, parameters))
+        return tuple(self._spell(_Param.from_address(first + i * step).type) for i in range(proto.vlen))
 
     def _spell(self, type_id: int) -> str:
         if type_id == 0:
@@ -181,9 +199,20 @@ class KernelBtf:
         found = ((btf.name, btf.tracepoint(name)) for btf in self._objects)
         return next(((where, type_id) for where, type_id in found if type_id is not None), None)
 
-    def has_function(self, name: str) -> bool:
-        """Whether the kernel has this function, and BTF for it."""
-        return any(btf.has_function(name) for btf in self._objects)
+    def function(self, name: str) -> tuple[str, int] | None:
+        """Where a function is described: (BTF object, type id); None where there is none of that name."""
+        found = ((btf.name, btf.function(name)) for btf in self._objects)
+        return next(((where, type_id) for where, type_id in found if type_id is not None), None)
+
+    def function_arguments(self, name: str) -> tuple[str, ...] | None:
+        """Argument types of a function; None where BTF has none of that name."""
+        found = (btf.function_arguments(name) for btf in self._objects)
+        return next((arguments for arguments in found if arguments is not None), None)
+
+    def function_parameters(self, name: str) -> tuple[str, ...] | None:
+        """Names of a function's parameters; None where BTF has none of that name."""
+        found = (btf.function_parameters(name) for btf in self._objects)
+        return next((names for names in found if names is not None), None)
 
     def raw_arguments(self, tracepoint: str) -> tuple[str, ...] | None:
         """Argument types of a raw tracepoint; None where this kernel has none of that name."""

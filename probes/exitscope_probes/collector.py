@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import __version__, doctor
+from . import __version__, doctor, profiles
 from .discovery import Discovery
 from .errors import ProbeError, RecordingError, RingError, fail
 from .hooks import Strategy
@@ -121,10 +121,12 @@ class Collector:
         self._vms: list[dict[str, Any]] = []
         self._rows_key = b""
         self._discovered_ns = 0
+        self._polled_ns = self._started_ns
         self._ending: dict[int, int] = {}  # VM number -> when it was found gone
         self._drain_s = _DRAIN_S
         self._seeding = Seeding(probes)
         self._seed_searches = 0
+        self._profile = profiles.of_this_kernel()
         self._selector = selectors.DefaultSelector()
         self._publisher = Publisher(listener, self._selector, self._welcome)
 
@@ -172,6 +174,7 @@ class Collector:
             if len(records):
                 sample = records[-_HANDLER_SAMPLE:]
                 self._discovery.note_handlers(sample["vm"], sample["handler_tid"])
+                self._discovery.note_addresses(sample["vm"], sample["hva"])
                 self._publisher.publish_faults(records)
                 meta = {"dropped": 0}
                 self._record([Message(Kind.FAULTS, time.monotonic_ns(), meta, {"records": records})])
@@ -184,6 +187,7 @@ class Collector:
         now_ns = time.monotonic_ns()
         if self._ending:
             self._drain()  # what a VM's faults left in the ring belongs before its end
+        self._polled_ns = time.monotonic_ns()
         self._totals = self._reader.poll()
         rows_key = _rows_key(self._totals)
         final: set[int] = set()
@@ -246,7 +250,7 @@ class Collector:
             "kernel": platform.release(),
             "cpus": os.cpu_count(),
             "started_ns": self._started_ns,
-            "capabilities": {"hooks": [dataclasses.asdict(hook) for hook in self._probes.hooks]},
+            "capabilities": {"hooks": list(map(dataclasses.asdict, self._probes.hooks)), "profile": self._profile},
             "max_vcpus": self._probes.max_vcpus,
         }
         return [
@@ -272,9 +276,11 @@ class Collector:
             "vcpus": totals.vcpus,
             "vms": totals.vms,
             "cells": self._reader.all_cells(totals.slots) if snapshot else totals.cells,
+            "hardware": self._reader.all_hardware(totals.slots) if snapshot else totals.hardware,
         }
         loss = self._ledger.merged(self._reader.loss(), self._publisher.dropped)
-        return Message(Kind.TOTALS, time.monotonic_ns(), {"snapshot": snapshot, "loss": loss}, arrays)
+        meta = {"snapshot": snapshot, "loss": loss, "polled_ns": self._polled_ns}
+        return Message(Kind.TOTALS, time.monotonic_ns(), meta, arrays)
 
     def _record(self, messages: list[Message]) -> None:
         if self._recording is None or self._recording.over:

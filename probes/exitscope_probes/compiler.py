@@ -2,24 +2,39 @@
 
 import hashlib
 import os
+import platform
+import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import cache
+from . import cache, formats
+from .access import page_fault_is_vmx, two_stage_paging
 from .btf import KernelBtf
 from .errors import ProbeError
 from .headers import stub_tree
+from .hook_table import functions
+from .profiles import recognise
 from .symbols import kernel_symbols
 
 _BPF = Path(__file__).parent / "bpf"
-_SOURCES = (
-    *("events.h", "kernel.h", "maps.h", "account.h", "identity.h", "fault.h", "resolve.h"),
-    *("vcpu_run.bpf.c", "guest_fault.bpf.c", "uffd_wait.bpf.c", "syscalls.bpf.c", "async_fault.bpf.c"),
-    "thread_exit.bpf.c",
+_HEADERS = (
+    *(
+        "events.h",
+        "access.h",
+        "kernel.h",
+        "maps.h",
+        "account.h",
+        "identity.h",
+        "pending.h",
+        "fault.h",
+        "resolve.h",
+        "notify.h",
+    ),
+    *("vcpu_run.h", "uffd_wait.h"),
 )
 # -D name: where BTF says it is
 _OFFSETS = {
@@ -37,6 +52,10 @@ _OFFSETS = {
     "OFF_VCPU_RUN": "kvm_vcpu.run",
     "OFF_VCPU_APF_HALTED": "kvm_vcpu.arch.apf.halted",
     "OFF_VCPU_LAST_USED_SLOT": "kvm_vcpu.last_used_slot",
+    "OFF_VCPU_ESR": "kvm_vcpu.arch.fault.esr_el2",  # arm64, as the next three
+    "OFF_VCPU_HPFAR": "kvm_vcpu.arch.fault.hpfar_el2",
+    "OFF_KVM_MEMSLOTS": "kvm.memslots",
+    "OFF_MEMSLOTS_LAST_USED": "kvm_memslots.last_used_slot",
     "OFF_KVM_MM": "kvm.mm",
     "OFF_FAULT_GFN": "kvm_page_fault.gfn",
     "OFF_FAULT_SLOT": "kvm_page_fault.slot",
@@ -44,7 +63,43 @@ _OFFSETS = {
     "OFF_SLOT_BASE_GFN": "kvm_memory_slot.base_gfn",
     "OFF_SLOT_NPAGES": "kvm_memory_slot.npages",
     "OFF_SLOT_USERSPACE_ADDR": "kvm_memory_slot.userspace_addr",
+    "OFF_SLOT_ID": "kvm_memory_slot.id",
+    "OFF_FAULT_FLAGS": "vm_fault.flags",
+    "OFF_FAULT_ADDRESS": "vm_fault.address",
+    "OFF_FAULT_VMA": "vm_fault.vma",
+    "OFF_VMA_MM": "vm_area_struct.vm_mm",
+    "OFF_VMA_UFFD": "vm_area_struct.vm_userfaultfd_ctx.ctx",
+    "OFF_KIOCB_FILE": "kiocb.ki_filp",
+    "OFF_UFFD_FEATURES": "userfaultfd_ctx.features",
 }
+# -D name: field of an ordinary tracepoint
+_FIELDS = {
+    "OFF_EXIT_REASON": "kvm:kvm_exit.exit_reason",
+    "OFF_EXIT_ISA": "kvm:kvm_exit.isa",
+    "OFF_EXIT_CODE": "kvm:kvm_exit.ret",
+    "OFF_EXIT_CLASS": "kvm:kvm_exit.esr_ec",
+}
+# -D name: byte in struct pt_regs (arch/x86/include/asm/ptrace.h; arch/arm64/include/asm/ptrace.h)
+_REGISTERS = {
+    "x86_64": {
+        "SYSCALL_ARGUMENT_1": 112,
+        "ARGUMENT_1": 112,
+        "ARGUMENT_2": 104,
+        "ARGUMENT_3": 96,
+        "RESULT": 80,
+        "SYSCALL": 120,
+    },
+    "aarch64": {
+        "SYSCALL_ARGUMENT_1": 272,
+        "ARGUMENT_1": 0,
+        "ARGUMENT_2": 8,
+        "ARGUMENT_3": 16,
+        "RESULT": 0,
+        "SYSCALL": 280,
+    },
+}
+_NO_EXIT_REASON = 0xFFFFFFFF  # where this kernel has no KVM_EXIT_MEMORY_FAULT
+_NR_READ = {"x86_64": 0, "aarch64": 63}
 
 
 class LoadError(ProbeError):
@@ -65,9 +120,15 @@ def _captured_stderr() -> Iterator[Any]:
             os.close(saved)
 
 
-def _source_text() -> str:
-    """All of bpf/ as one translation unit, which bcc takes as one text."""
-    return "".join(f'#line 1 "{name}"\n{(_BPF / name).read_text()}' for name in _SOURCES)
+def _source_text(programs: Collection[str]) -> str:
+    """What of bpf/ the programs need as one translation unit, which bcc takes as one text."""
+    text = {path.name: path.read_text() for path in sorted(_BPF.iterdir())}
+    sources = [name for name in text if name.endswith(".c") and _defines_one(text[name], programs)]
+    return "".join(f'#line 1 "{name}"\n{text[name]}' for name in (*_HEADERS, *sources))
+
+
+def _defines_one(text: str, programs: Collection[str]) -> bool:
+    return any(name in programs for name in re.findall(r"^int (\w+)\(", text, re.MULTILINE))
 
 
 def defines(btf: KernelBtf) -> dict[str, int]:
@@ -75,8 +136,17 @@ def defines(btf: KernelBtf) -> dict[str, int]:
     page_fault = btf.raw_arguments("kvm_page_fault") or ()
     return {
         **{macro: btf.offset(path) or 0 for macro, path in _OFFSETS.items()},
-        "USERFAULTFD_IOCTL": kernel_symbols(("userfaultfd_ioctl",)).get("userfaultfd_ioctl", 0),
+        "USERFAULTFD_IOCTL": kernel_symbols(functions()).get("userfaultfd_ioctl", 0),
         "PAGE_FAULT_ADDRESS_ARGUMENT": int(page_fault[:1] == ("kvm_vcpu*",)),
+        "KVM_EXIT_MEMORY_FAULT": recognise(btf).exit_reason or _NO_EXIT_REASON,
+        "RUN_MEMORY_FAULT": btf.offset("kvm_run.memory_fault") or 0,
+        "IS_VMX": int(page_fault_is_vmx()),
+        "TWO_STAGE_PAGING": int(two_stage_paging()),
+        **{f"OFF_REGS_{name}": byte for name, byte in _REGISTERS[platform.machine()].items()},
+        **{macro: formats.offset_of(path) or 0 for macro, path in _FIELDS.items()},
+        "SWITCH_SAYS_STATE": int(len(btf.raw_arguments("sched_switch") or ()) > 3),
+        "OFF_TASK_STATE": btf.offset("task_struct.__state") or btf.offset("task_struct.state") or 0,
+        "NR_READ": _NR_READ[platform.machine()],
     }
 
 
@@ -85,8 +155,8 @@ def compile_probes(numbers: dict[str, int], programs: Iterable[str]) -> dict[str
 
     numbers: what is passed with -D. Raises LoadError with the compiler's first complaint.
     """
-    text = _source_text()
     names = sorted(programs)
+    text = _source_text(names)
     key = hashlib.sha256(repr((text, sorted(numbers.items()), names)).encode()).hexdigest()
     cached = cache.read(key)
     if cached is not None and sorted(cached) == names:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from . import profiles
 from .errors import ProbeError
 from .plan import HookStatus, survey
 
@@ -47,7 +48,7 @@ def checks() -> tuple[Check, ...]:
 
 
 def report() -> dict[str, Any]:
-    """All of it as plain data: {"usable", "reason", "kernel", "machine", "checks": [...], "hooks": [...]}."""
+    """All of it as plain data: {"usable", "reason", "kernel", "machine", "checks", "hooks", "profile", …}."""
     reason = usable()
     return {
         "usable": reason is None,
@@ -57,6 +58,7 @@ def report() -> dict[str, Any]:
         "checks": [asdict(check) for check in checks()],
         "hooks": [asdict(hook) for hook in _hooks()[0]],
         "hooks_error": _hooks()[1],
+        "profile": profiles.of_this_kernel(),
     }
 
 
@@ -83,8 +85,20 @@ def _lines(found: dict[str, Any]) -> list[str]:
             state = "missing" if hook["essential"] else "note"
             hooks.append((state, hook["title"], reasons or hook["status"], f"without it: {hook['effect']}"))
     lines += _aligned(hooks) if hooks else [f"  ✗ {found['hooks_error']}"]
+    lines += ["", "How this kernel tells userspace of a guest's fault", *_profile_lines(found["profile"])]
     verdict = "live tracing works here" if found["usable"] else f"no live tracing here: {found['reason']}"
     return [*lines, "", verdict]
+
+
+def _profile_lines(profile: dict[str, Any]) -> list[str]:
+    mark = _MARKS["note" if profile["name"].startswith("unknown") else "ok"]
+    lines = [f"  {mark} {profile['name']}: {profile['title']}"]
+    if profile["evidence"]:
+        lines.append(f"    recognised by {', '.join(profile['evidence'])}")
+    named = [f"exit flag 1 << {bit} is {name}" for bit, name in profile["exit_flags"].items()]
+    named += [f"memslot flag 1 << {bit} is {name}" for bit, name in profile["memslot_flags"].items()]
+    named += [f"capability {number} is {name}" for number, name in profile["capabilities"].items()]
+    return [*lines, f"    {', '.join(named)}"] if named else lines
 
 
 def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:

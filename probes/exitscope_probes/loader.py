@@ -1,5 +1,6 @@
 """Loads and attaches the probes: plan, maps, compile, attach, each hook by the best way that the kernel accepts."""
 
+import os
 import resource
 from contextlib import suppress
 
@@ -8,7 +9,7 @@ from .compiler import LoadError, compile_probes, defines
 from .hooks import Candidate, Strategy
 from .maps import Maps
 from .plan import Choice, HookStatus, choose, status_of
-from .tracing import attach_raw_tracepoint, attach_tracepoint
+from .tracing import attach
 from .upkeep import Probes, closer
 
 __all__ = ["LoadError", "Probes", "load"]
@@ -22,21 +23,22 @@ class _Attacher:
         self._attached: set[str] = set()
 
     def attach(self, candidate: Candidate) -> str | None:
-        """Attaches all of a candidate; the kernel's reason if it refuses."""
+        """Attaches all of a candidate; the kernel's reason if it refuses, and then nothing of it stays."""
+        descriptors: list[int] = []
+        fresh: set[str] = set()
         for attachment in candidate.attachments:
             if attachment.program in self._attached:
                 continue
             code = self._probes.maps.relocate(self._code[attachment.program])
-            category, colon, name = attachment.target.partition(":")
             try:
-                if colon:
-                    descriptors = attach_tracepoint(category, name, attachment.program, code)
-                else:
-                    descriptors = attach_raw_tracepoint(self._btf, attachment.target, attachment.program, code)
+                descriptors += attach(self._btf, attachment, code)
             except OSError as error:
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 return f"{attachment.program}: {error}"
-            self._probes.on_close += map(closer, descriptors)
-            self._attached.add(attachment.program)
+            fresh.add(attachment.program)
+        self._probes.on_close += map(closer, descriptors)
+        self._attached |= fresh
         return None
 
     def settle(self, choice: Choice) -> HookStatus:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .libbpf import checked, libbpf
-from .records import FAULT_DTYPE, HISTOGRAM_DTYPE, SERIES, VCPU_DTYPE, VM_DTYPE
+from .records import FAULT_DTYPE, HARDWARE_ROW_DTYPE, HISTOGRAM_DTYPE, SERIES, VCPU_DTYPE, VM_DTYPE
 
 # enum bpf_map_type and flags, include/uapi/linux/bpf.h
 _HASH, _ARRAY, _PERCPU_ARRAY, _QUEUE, _RINGBUF = 1, 2, 6, 22, 27
@@ -30,13 +30,14 @@ _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 
 TIDS_PER_PAGE: Final = 512
 MAX_PENDING: Final = 65536
+WAITING_ENTRIES: Final = 8192
 NO_SLOT: Final = 0xFFFFFFFF
 
 THREAD_DTYPE: Final = np.dtype(
     {
         "names": ["tid", "self", "slot", "vcpu_id", "run_fd"],
         "formats": ["<u4"] * 5,
-        "offsets": [0, 4, 8, 16, 184],
+        "offsets": [0, 4, 8, 16, 192],
         "itemsize": 384,
     }
 )
@@ -46,13 +47,16 @@ PENDING_DTYPE: Final = np.dtype(
     [
         *((name, "<u8") for name in ("read_ns", "fill_begin_ns", "fill_end_ns")),
         *((name, "<u4") for name in ("reads", "claims", "asyncs", "handler_tid")),
-        ("resolver", "<u8"),
+        ("resolver", "<u4"),
+        ("presence", "<u2"),
+        ("access", "<u2"),
     ]
 )
 """struct pending."""
 
 PAGE_KEY_DTYPE: Final = np.dtype([("mm", "<u8"), ("page", "<u8")])
 ASYNC_KEY_DTYPE: Final = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("address", "<u8")])
+WAITING_DTYPE: Final = np.dtype([("page", "<u8"), ("tid", "<u4"), ("reserved", "<u4")])
 FREE_SLOT_DTYPE: Final = np.dtype([("slot", "<u4"), ("vm", "<u4")])
 TID_PAGE_DTYPE: Final = np.dtype(("<u2", (TIDS_PER_PAGE,)))
 _U32, _U64 = np.dtype("<u4"), np.dtype("<u8")
@@ -138,6 +142,7 @@ class Maps:
         self._make("records", _RINGBUF, _NONE, _NONE, ring_bytes)
         self._make("vcpu_totals", _ARRAY, _U32, VCPU_DTYPE, max_vcpus, _MMAPABLE)
         self._make("vcpu_histograms", _ARRAY, _U32, histograms, max_vcpus, _MMAPABLE)
+        self._make("hardware_exits", _ARRAY, _U32, HARDWARE_ROW_DTYPE, max_vcpus, _MMAPABLE)
         self._make("vm_totals", _ARRAY, _U32, VM_DTYPE, max_vms, _MMAPABLE)
         self._make("losses", _ARRAY, _U32, np.dtype(("<u8", (8,))), 1, _MMAPABLE)
         # These can be mapped so that they are aligned to cache lines; threads also for seeding.
@@ -153,7 +158,8 @@ class Maps:
         self._make("vm_slots", _HASH, _U64, _U32, max_vms)
         self._make("vm_slots_by_mm", _HASH, _U64, _U32, max_vms)
         self._make("pendings", _HASH, PAGE_KEY_DTYPE, PENDING_DTYPE, MAX_PENDING)
-        self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (4,))), MAX_PENDING)
+        self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (5,))), MAX_PENDING)
+        self._make("waiting", _ARRAY, _U32, WAITING_DTYPE, WAITING_ENTRIES)
 
     def _make(
         self, name: str, kind: int, key: np.dtype[Any], value: np.dtype[Any], entries: int, flags: int = 0

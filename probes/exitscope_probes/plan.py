@@ -1,16 +1,19 @@
-"""The hook plan: the first candidate of each hook whose needs this kernel meets.
+"""The hook plan: the candidates of each hook whose needs this kernel meets, best first.
 
-By what BTF, kallsyms and tracefs show, never by a version number; the reason for each that is passed over is kept.
+By what BTF, kallsyms, tracefs and a try show, never by a version number; the reason for each that is passed over is
+kept.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from . import formats
 from .btf import KernelBtf
-from .hooks import HOOKS, Attachment, Candidate, Hook, Strategy
+from .hook_table import HOOKS, functions
+from .hooks import TRACEPOINTS, Attachment, Candidate, Hook, Strategy
 from .symbols import kernel_symbols
-from .tracing import TRACEFS_EVENTS
+from .tracing import TRACEFS_EVENTS, why_no_fentry, why_no_kprobe
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ class Choice:
     passed_over: tuple[tuple[str, str], ...] = field(default=())
 
 
+def _differs(what: str, arguments: tuple[str, ...], expected: tuple[str, ...]) -> str | None:
+    if arguments[: len(expected)] == expected:
+        return None
+    return f"{what} has arguments ({', '.join(arguments)}), expected ({', '.join(expected)})"
+
+
 def _tracepoint_reason(btf: KernelBtf, attachment: Attachment) -> str | None:
     category, colon, name = attachment.target.partition(":")
     if colon:
@@ -44,26 +53,46 @@ def _tracepoint_reason(btf: KernelBtf, attachment: Attachment) -> str | None:
     arguments = btf.raw_arguments(attachment.target)
     if arguments is None:
         return f"this kernel has no tracepoint {attachment.target}"
-    if arguments[: len(attachment.arguments)] != attachment.arguments:
-        expected = ", ".join(attachment.arguments)
-        return f"tracepoint {attachment.target} has arguments ({', '.join(arguments)}), expected ({expected})"
-    return None
+    return _differs(f"tracepoint {attachment.target}", arguments, attachment.arguments)
+
+
+def _hidden(names: Iterable[str]) -> str | None:
+    known = kernel_symbols(functions())
+    missing = [name for name in names if name not in known]
+    if not missing:
+        return None
+    return f"/proc/kallsyms does not show {missing[0]} (inlined, renamed, module not loaded, kptr_restrict)"
+
+
+def _function_reason(btf: KernelBtf, attachment: Attachment) -> str | None:
+    by_kprobe = attachment.via in ("kprobe", "kretprobe")
+    if reason := why_no_kprobe() if by_kprobe else why_no_fentry(btf):
+        return reason
+    if reason := _hidden((attachment.target,)):
+        return reason
+    arguments = btf.function_arguments(attachment.target)
+    if arguments is None:
+        return None if by_kprobe else f"BTF has no function {attachment.target}"
+    return _differs(f"function {attachment.target}", arguments, attachment.arguments)
 
 
 def _why_not(btf: KernelBtf, candidate: Candidate) -> str | None:
     """The first reason why this kernel does not allow a candidate, None if it does."""
+    for attachment in candidate.attachments:
+        tracepoint = attachment.via in TRACEPOINTS
+        if reason := (_tracepoint_reason if tracepoint else _function_reason)(btf, attachment):
+            return reason
+    for path in candidate.fields:
+        if formats.offset_of(path) is None:
+            return f"the tracepoint's format has no {path}"
     for path in candidate.offsets:
         if btf.offset(path) is None:
             return f"BTF has no {path}"
-    missing = [name for name in candidate.symbols if name not in kernel_symbols(candidate.symbols)]
-    if missing:
-        return f"/proc/kallsyms does not show {missing[0]} (inlined, renamed, or kptr_restrict)"
+    if reason := _hidden(candidate.symbols):
+        return reason
     for name in candidate.helpers:
-        if not btf.has_function(name):
+        if btf.function_arguments(name) is None:
             return f"this kernel has no BPF helper {name}"
-    for attachment in candidate.attachments:
-        if reason := _tracepoint_reason(btf, attachment):
-            return reason
     return None
 
 
@@ -73,13 +102,15 @@ def choose(
     hooks: Iterable[Hook] = HOOKS,
     why_not: Callable[[KernelBtf, Candidate], str | None] = _why_not,
 ) -> tuple[Choice, ...]:
-    """What this kernel allows for each hook; `strategy` leaves only that column of the plan."""
+    """What this kernel allows for each hook; `strategy` leaves only that column, tracepoints where it is empty."""
     choices = []
     for hook in hooks:
         possible, passed_over = [], []
+        columns = {candidate.strategy for candidate in hook.candidates}
+        forced = strategy if strategy is None or strategy in columns else "tracepoint"
         for candidate in hook.candidates:
-            if strategy is not None and candidate.strategy != strategy:
-                reason: str | None = f"--strategy {strategy} asked for"
+            if forced is not None and candidate.strategy != forced:
+                reason: str | None = f"--strategy {forced} asked for"
             else:
                 reason = why_not(btf, candidate)
             if reason is None:

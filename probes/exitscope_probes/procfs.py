@@ -20,11 +20,11 @@ class Proc:
     def __init__(self, root: Path | str = "/proc") -> None:
         self.root = str(root)
 
-    def text(self, *path: object) -> str | None:
-        """The first 64 KiB of a file, NUL bytes kept; None if it cannot be read."""
+    def text(self, *path: object, limit_bytes: int = _MAX_TEXT_BYTES) -> str | None:
+        """The first limit_bytes (64 KiB) of a file, NUL bytes kept; None if it cannot be read."""
         try:
             with open("/".join((self.root, *map(str, path))), "rb") as file:
-                return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
+                return file.read(limit_bytes).decode(errors="replace")
         except OSError:
             return None
 
@@ -88,6 +88,13 @@ class Proc:
         try:
             return int(values["pending"]), int(values["total"])
         except (KeyError, ValueError):
+            return None
+
+    def block_bytes(self, pid: int, fd: int) -> int | None:
+        """The block size of the file system that an open file lies in; None if it cannot be asked."""
+        try:
+            return os.statvfs(f"{self.root}/{pid}/fd/{fd}").f_bsize
+        except OSError:
             return None
 
     @staticmethod

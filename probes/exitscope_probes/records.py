@@ -4,6 +4,7 @@ from typing import Final
 
 import numpy as np
 
+from .exit_reasons import HARDWARE_CELLS
 from .histogram import BUCKETS
 
 MODES: Final = ("uffd", "exit", "memory_fault", "async", "kernel")
@@ -15,6 +16,11 @@ WAITER_VCPU, WAITER_ASYNC, WAITER_OTHER = range(3)
 RESOLVERS: Final = ("other", "COPY", "CONTINUE", "ZEROPAGE", "MOVE", "POISON", "WAKE", "MADV_POPULATE")
 
 SEEN_ACCESS, SEEN_SLEEP, SEEN_READ, SEEN_FILL, SEEN_HALT, SEEN_RANGE, SEEN_NAMED = (1 << bit for bit in range(7))
+
+ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC = 1, 2, 4
+PRESENCES: Final = ("unknown", "missing", "minor", "write-protected", "mapped")
+"""Whether the host had the page when the guest asked for it."""
+MEMSLOT_UNKNOWN: Final = -1
 
 ADDRESS_UNKNOWN: Final = 0xFFFF_FFFF_FFFF_FFFF
 VCPU_OTHER: Final = 0xFFFF_FFFF
@@ -56,7 +62,9 @@ FAULT_DTYPE: Final = np.dtype(
         ("exit_size", "<u8"),
         ("exit_errno", "<i2"),
         ("exit_reason", "<u2"),
-        ("reserved", "<u4"),
+        ("access", "u1"),
+        ("presence", "u1"),
+        ("memslot", "<i2"),
     ]
 )
 """struct fault_record; the five stages add up to the whole fault."""
@@ -99,9 +107,10 @@ VCPU_DTYPE: Final = np.dtype(
         ("async_tries", "<u8"),
         ("async_repeats", "<u8"),
         ("named_reads", "<u8"),
+        ("prefetch_early", "<u8"),
         ("series", SERIES_DTYPE, (SERIES,)),
         ("exits", "<u8", (EXIT_CELLS,)),
-        ("reserved", "<u8", (5,)),
+        ("reserved", "<u8", (4,)),
     ]
 )
 """struct vcpu_totals."""
@@ -125,6 +134,23 @@ VM_DTYPE: Final = np.dtype(
 
 HISTOGRAM_DTYPE: Final = np.dtype(("<u4", (BUCKETS,)))
 """struct latency_histogram."""
+
+HARDWARE_ROW_DTYPE: Final = np.dtype(
+    [
+        ("moved", "<u8"),
+        ("exit_ns", "<u8"),
+        ("cell", "<u4"),
+        ("isa", "<u4"),
+        ("exit", SERIES_DTYPE, (HARDWARE_CELLS,)),
+        ("reserved", "<u8", (2,)),
+    ]
+)
+"""struct hardware_exits: one per vCPU slot."""
+
+HARDWARE_DTYPE: Final = np.dtype(
+    [("slot", "<u4"), ("isa", "<u2"), ("cell", "<u2"), ("count", "<u8"), ("sum_ns", "<u8"), ("max_ns", "<u8")]
+)
+"""One non-empty cell of a hardware_exits row, since the slot began; exit_reasons.name_of(isa, cell) names it."""
 
 CELL_DTYPE: Final = np.dtype([("cell", "<u4"), ("count", "<u8")])
 """One non-empty histogram bucket: cell = (slot * SERIES + series) * BUCKETS + bucket, count since the slot began."""

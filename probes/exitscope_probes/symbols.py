@@ -4,22 +4,19 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+_KALLSYMS = Path("/proc/kallsyms")
+
 
 @lru_cache
-def _read(names: frozenset[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    with Path("/proc/kallsyms").open() as lines:
-        for line in lines:
-            address, _, rest = line.partition(" ")
-            name = rest[2:].split(None, 1)[0]
-            if name in names and int(address, 16):  # all zero: kptr_restrict hides them
-                found[name] = int(address, 16)
-                if len(found) == len(names):
-                    break
-    return found
+def kernel_symbols(names: frozenset[str], path: Path = _KALLSYMS) -> dict[str, int]:
+    """Addresses of those of the named functions that this kernel shows to us: none while kptr_restrict hides them."""
+    lines = path.read_bytes().splitlines()
+    wanted = {name.encode() for name in names}
+    return dict(_found(lines, wanted))
 
 
-def kernel_symbols(names: Iterable[str]) -> dict[str, int]:
-    """Addresses of those of the named symbols that this kernel shows to us."""
-    wanted = frozenset(names)
-    return _read(wanted) if wanted else {}
+def _found(lines: Iterable[bytes], wanted: set[bytes]) -> Iterable[tuple[str, int]]:
+    for line in lines:
+        fields = line.split(None, 3)  # address, kind, name, [module]
+        if len(fields) > 2 and fields[2] in wanted and (address := int(fields[0], 16)):
+            yield fields[2].decode(), address

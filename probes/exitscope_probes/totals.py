@@ -3,15 +3,16 @@
 A histogram is looked at only when the count of its series has moved, so that an idle vCPU costs nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from .hardware import HardwareReader
 from .histogram import BUCKETS
 from .maps import map_array
-from .records import CELL_DTYPE, LOSSES, SERIES, VCPU_DTYPE, VM_DTYPE
+from .records import CELL_DTYPE, HARDWARE_DTYPE, LOSSES, SERIES, VCPU_DTYPE, VM_DTYPE
 
 
 class Maps(Protocol):
@@ -28,6 +29,10 @@ class Maps(Protocol):
     @property
     def histograms_fd(self) -> int:
         """Array of struct latency_histogram, max_vcpus * SERIES long."""
+
+    @property
+    def hardware_fd(self) -> int:
+        """Array of struct hardware_exits, max_vcpus long."""
 
     @property
     def vms_fd(self) -> int:
@@ -47,7 +52,7 @@ class Totals:
     """The kernel's totals at one moment, as copies, in the shape of wire.Kind.TOTALS.
 
     slots: (n,) u4, and vcpus: (n,) VCPU_DTYPE, the live rows. vm_slots: (m,) i8, and vms: (m,) VM_DTYPE, the
-    kernel's addresses taken out. cells: (k,) CELL_DTYPE.
+    kernel's addresses taken out. cells: (k,) CELL_DTYPE. hardware: (h,) HARDWARE_DTYPE.
     """
 
     slots: npt.NDArray[np.uint32]
@@ -55,6 +60,7 @@ class Totals:
     vm_slots: npt.NDArray[np.int64]
     vms: npt.NDArray[Any]
     cells: npt.NDArray[Any]
+    hardware: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, HARDWARE_DTYPE))
 
 
 _SLOT_CELLS: Final = SERIES * BUCKETS
@@ -67,6 +73,7 @@ class TotalsReader:
         self._vcpus = map_array(maps.vcpus_fd, VCPU_DTYPE, maps.max_vcpus)
         series = maps.max_vcpus * SERIES
         self._buckets = map_array(maps.histograms_fd, np.dtype("<u4"), series * BUCKETS).reshape(-1, BUCKETS)
+        self._hardware = HardwareReader(maps.hardware_fd, maps.max_vcpus)
         self._vms = map_array(maps.vms_fd, VM_DTYPE, maps.max_vms)
         self._loss = map_array(maps.loss_fd, np.dtype("<u8"), len(LOSSES))
         # Zero pages until a slot is used: 512 slots cost no memory before they have a vCPU.
@@ -81,7 +88,7 @@ class TotalsReader:
         return not np.array_equal(self._vcpus["vm"], self._row_vms)
 
     def poll(self) -> Totals:
-        """The live rows, and the histogram cells that changed since the last call."""
+        """The live rows, and the histogram cells and hardware exits that changed since the last call."""
         self._row_vms = self._vcpus["vm"].copy()
         slots = np.flatnonzero(self._row_vms)
         vcpus = self._vcpus[slots]
@@ -96,7 +103,7 @@ class TotalsReader:
         self._moved[slots] = moved
         self._series_counts[slots] = vcpus["series"]["count"]
         cells = self._changed_cells(slots[rows] * SERIES + series)
-        return Totals(slots.astype(np.uint32), vcpus, vm_slots, vms, cells)
+        return Totals(slots.astype(np.uint32), vcpus, vm_slots, vms, cells, self._hardware.poll(slots))
 
     def all_cells(self, slots: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
         """Every non-empty cell of these vCPU slots as of the last poll, CELL_DTYPE."""
@@ -107,15 +114,20 @@ class TotalsReader:
             parts.append(_cells(slot * _SLOT_CELLS + found, counts[found]))
         return np.concatenate(parts) if parts else np.empty(0, CELL_DTYPE)
 
+    def all_hardware(self, slots: npt.NDArray[np.integer[Any]]) -> npt.NDArray[Any]:
+        """Every non-empty cell of the hardware exits of these vCPU slots as of the last poll, HARDWARE_DTYPE."""
+        return self._hardware.all_cells(slots)
+
     def loss(self) -> dict[str, int]:
         """The kernel's loss counters by the names of records.LOSSES."""
         return {name: int(count) for name, count in zip(LOSSES, self._loss, strict=True)}
 
     def clear_vcpu(self, slot: int) -> None:
-        """Zero a row and its histograms, so that the slot can be given back to the kernel."""
+        """Zero a row, its histograms and hardware exits, so that the slot can be given back to the kernel."""
         self._buckets[slot * SERIES : (slot + 1) * SERIES] = 0
         self._last[slot * SERIES : (slot + 1) * SERIES] = 0
         self._cell_counts[slot * _SLOT_CELLS : (slot + 1) * _SLOT_CELLS] = 0
+        self._hardware.clear(slot)
         for rows in (self._series_counts, self._moved, self._row_vms, self._vcpus):
             rows[slot] = np.zeros((), rows.dtype)
 

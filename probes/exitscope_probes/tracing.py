@@ -8,15 +8,19 @@ import ctypes
 import fcntl
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 from .btf import KernelBtf
+from .hooks import Attachment
 from .libbpf import checked, libbpf
 
 TRACEFS_EVENTS = Path("/sys/kernel/tracing/events")
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 _PROG_TYPE_TRACING = 26  # enum bpf_prog_type, include/uapi/linux/bpf.h
-_TRACE_RAW_TP = 23  # enum bpf_attach_type, likewise
+_TRACE_RAW_TP, _TRACE_FENTRY, _TRACE_FEXIT = 23, 24, 25  # enum bpf_attach_type, likewise
+_PROG_TYPE_KPROBE = 2
 _PROG_TYPE_TRACEPOINT = 5  # likewise
 
 # include/uapi/linux/perf_event.h, and the system call tables
@@ -25,8 +29,10 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_SET_BPF, _PERF_EVENT_IOC_ENABLE = 0x40042408, 0x2400
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 
-_LOG_BYTES = 1 << 16
+_LOG_BYTES = 1 << 20
 _INSTRUCTION_BYTES = 8
+_NOTHING = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+_ANY_FUNCTION = "handle_userfault"
 
 
 class _LoadOptions(ctypes.Structure):
@@ -57,7 +63,7 @@ class _LoadOptions(ctypes.Structure):
 
 
 class _PerfEventAttributes(ctypes.Structure):
-    """struct perf_event_attr up to PERF_ATTR_SIZE_VER0, the fields that we need."""
+    """struct perf_event_attr up to PERF_ATTR_SIZE_VER1, the fields that we need."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -69,7 +75,8 @@ class _PerfEventAttributes(ctypes.Structure):
         ("flags", ctypes.c_uint64),
         ("wakeup", ctypes.c_uint32),
         ("bp_type", ctypes.c_uint32),
-        ("config1", ctypes.c_uint64),
+        ("function", ctypes.c_uint64),  # config1: of a kprobe, the address of its name
+        ("function_offset", ctypes.c_uint64),  # config2
     )
 
 
@@ -117,17 +124,12 @@ def _load(kind: int, name: str, code: bytes, options: _LoadOptions) -> int:
     return program
 
 
-def attach_raw_tracepoint(btf: KernelBtf, target: str, name: str, code: bytes) -> tuple[int, int]:
-    """Loads a program and attaches it to the raw tracepoint `target`.
-
-    Returns the descriptors of program and link; closing both detaches. Raises OSError.
-    """
-    found = btf.tracepoint(target)
-    if found is None:
-        raise OSError(f"this kernel has no tracepoint {target}")
-    module, type_id = found
+def _attach_typed(where: tuple[str, int] | None, kind: int, target: str, name: str, code: bytes) -> tuple[int, int]:
+    if where is None:
+        raise OSError(f"BTF has no {target}")
+    module, type_id = where
     module_fd = _module_btf_fd(module)
-    options = _LoadOptions(expected_attach_type=_TRACE_RAW_TP, attach_btf_id=type_id, attach_btf_obj_fd=module_fd)
+    options = _LoadOptions(expected_attach_type=kind, attach_btf_id=type_id, attach_btf_obj_fd=module_fd)
     try:
         program = _load(_PROG_TYPE_TRACING, name, code, options)
     finally:
@@ -136,28 +138,16 @@ def attach_raw_tracepoint(btf: KernelBtf, target: str, name: str, code: bytes) -
     link = libbpf().bpf_raw_tracepoint_open(None, program)
     if link < 0:
         os.close(program)
-    return program, checked(link, f"tracepoint {target}")
+    return program, checked(link, target)
 
 
-def attach_tracepoint(category: str, target: str, name: str, code: bytes) -> tuple[int, int]:
-    """Loads a program and attaches it to an ordinary tracepoint, such as one system call's.
-
-    Returns the descriptors of program and perf event; closing both detaches. Raises OSError.
-    """
-    attributes = _PerfEventAttributes(
-        type=_PERF_TYPE_TRACEPOINT,
-        size=ctypes.sizeof(_PerfEventAttributes),
-        config=int((TRACEFS_EVENTS / category / target / "id").read_text()),
-        sample_period=1,
-        wakeup=1,
-    )
-    program = _load(_PROG_TYPE_TRACEPOINT, name, code, _LoadOptions())
+def _attach_perf(attributes: _PerfEventAttributes, program: int, target: str) -> tuple[int, int]:
     # Any one CPU: a BPF program belongs to the tracepoint, not to the CPU of the event that brings it there.
     event = ctypes.CDLL(None, use_errno=True).syscall(
         _NR_PERF_EVENT_OPEN[platform.machine()], ctypes.byref(attributes), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC
     )
     try:
-        checked(event if event >= 0 else -ctypes.get_errno(), f"perf event of {category}:{target}")
+        checked(event if event >= 0 else -ctypes.get_errno(), target)
         fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
         fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
     except OSError:
@@ -166,3 +156,51 @@ def attach_tracepoint(category: str, target: str, name: str, code: bytes) -> tup
             os.close(event)
         raise
     return program, event
+
+
+def attach(btf: KernelBtf, attachment: Attachment, code: bytes) -> tuple[int, int]:
+    """Loads a program and attaches it where `attachment` says.
+
+    Returns two descriptors; closing both detaches. Raises OSError with the kernel's or the verifier's reason.
+    """
+    target, name = attachment.target, attachment.program
+    match attachment.via:
+        case "raw_tracepoint":
+            return _attach_typed(btf.tracepoint(target), _TRACE_RAW_TP, target, name, code)
+        case "fentry":
+            return _attach_typed(btf.function(target), _TRACE_FENTRY, target, name, code)
+        case "fexit":
+            return _attach_typed(btf.function(target), _TRACE_FEXIT, target, name, code)
+        case "tracepoint":
+            category, _, event = target.partition(":")
+            number = int((TRACEFS_EVENTS / category / event / "id").read_text())
+            program = _load(_PROG_TYPE_TRACEPOINT, name, code, _LoadOptions())
+            return _attach_perf(_perf_attributes(_PERF_TYPE_TRACEPOINT, number), program, target)
+        case "kprobe" | "kretprobe":
+            program = _load(_PROG_TYPE_KPROBE, name, code, _LoadOptions())
+            function = ctypes.create_string_buffer(target.encode())
+            attributes = _perf_attributes(int((_KPROBE_PMU / "type").read_text()), 0)
+            attributes.config = attachment.via == "kretprobe"  # bit 0 of config, _KPROBE_PMU/format/retprobe
+            attributes.function = ctypes.addressof(function)
+            return _attach_perf(attributes, program, target)
+
+
+def _perf_attributes(kind: int, config: int) -> _PerfEventAttributes:
+    size = ctypes.sizeof(_PerfEventAttributes)
+    return _PerfEventAttributes(type=kind, size=size, config=config, sample_period=1, wakeup=1)
+
+
+@cache
+def why_no_fentry(btf: KernelBtf) -> str | None:
+    """Why no program can be attached to functions here, by trying one that does nothing; None if it can."""
+    try:
+        for descriptor in attach(btf, Attachment(_ANY_FUNCTION, "nothing", via="fentry"), _NOTHING):
+            os.close(descriptor)
+    except OSError as error:
+        return f"this kernel refuses fentry: {error.strerror or error}"
+    return None
+
+
+def why_no_kprobe() -> str | None:
+    """Why there are no kprobes here; None if there are."""
+    return None if _KPROBE_PMU.exists() else "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"

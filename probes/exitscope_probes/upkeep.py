@@ -19,7 +19,8 @@ _Entry = npt.NDArray[Any]
 class Probes:
     """Attached probes and the maps that they fill. close() detaches everything.
 
-    The maps behind vcpus_fd, histograms_fd, vms_fd and loss_fd can be mmapped; events.h gives their entries.
+    The maps behind vcpus_fd, histograms_fd, hardware_fd, vms_fd and loss_fd can be mmapped; events.h gives their
+    entries.
     """
 
     def __init__(self, maps: Maps) -> None:
@@ -32,6 +33,7 @@ class Probes:
         self.ring_fd = maps["records"].fd
         self.vcpus_fd = maps["vcpu_totals"].fd
         self.histograms_fd = maps["vcpu_histograms"].fd
+        self.hardware_fd = maps["hardware_exits"].fd
         self.vms_fd = maps["vm_totals"].fd
         self.loss_fd = maps["losses"].fd
         self._threads = map_array(maps["threads"].fd, THREAD_DTYPE, maps["threads"].entries)

@@ -7,10 +7,14 @@ Kinds (meta fields; arrays):
   HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus"}
   VMS      when something about the VMs changed, and at least once a second: {"vms": [{"vm", "id", "pid", "name",
            "vmm", "state": "running"|"gone", "vcpus": [{"vcpu", "slot", "tid", "name"}],
-           "uffds": [{"fd", "pending", "total"}]}]}
-  TOTALS   several times a second: {"snapshot": bool, "loss": {name: n}};
-           vcpus VCPU_DTYPE + slots, vms VM_DTYPE, cells CELL_DTYPE. Counts are since the slot began, so a frame
-           that was skipped costs nothing. A snapshot holds every non-empty cell, others only those that changed.
+           "uffds": [{"fd", "pending", "total"}], "command", "handlers": [{"tid", "name"}], "uffd_features": [name],
+           "backing", "memory_bytes", "uuid", "domain" (libvirt's), "threads": [{"tid", "name", "role"}]}]};
+           backing and memory_bytes are null until a fault has told where guest memory lies, uuid and domain if not
+           known; threads are those that are no vCPUs and whose name says what they are for
+  TOTALS   several times a second: {"snapshot": bool, "loss": {name: n}, "polled_ns": when they were read};
+           vcpus VCPU_DTYPE + slots, vms VM_DTYPE, cells CELL_DTYPE, hardware HARDWARE_DTYPE. Counts are since the
+           slot began, so a frame that was skipped costs nothing. A snapshot holds every non-empty cell, others only
+           those that changed.
   FAULTS   {"dropped": records that this client was too slow to be sent, so far}; records FAULT_DTYPE
   BYE      the collector ends: {"reason"}
 """
@@ -24,10 +28,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
+from .records import CELL_DTYPE, FAULT_DTYPE, HARDWARE_DTYPE, VCPU_DTYPE, VM_DTYPE
 
 MAGIC: Final = b"XSCP"
-VERSION: Final = 1
+VERSION: Final = 2
+OLDEST_VERSION: Final = 1  # of recordings that are still read: without the arrays in _LATER
 MAX_META_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 128 << 20
 _HEADER: Final = struct.Struct("<4sHHIIQQ")  # magic, version, kind, meta bytes, body bytes, sequence, time_ns
@@ -52,10 +57,12 @@ _SCHEMA: Final[dict[Kind, tuple[tuple[str, np.dtype[Any]], ...]]] = {
         ("vcpus", VCPU_DTYPE),
         ("vms", VM_DTYPE),
         ("cells", CELL_DTYPE),
+        ("hardware", HARDWARE_DTYPE),
     ),
     Kind.FAULTS: (("records", FAULT_DTYPE),),
     Kind.BYE: (),
 }
+_LATER: Final = {"hardware"}  # since version 2; a message without it has an empty one
 
 
 class WireError(ValueError):
@@ -94,7 +101,7 @@ def encode(message: Message) -> bytes:
     parts: list[bytes] = []
     counts: dict[str, int] = {}
     for name, dtype in _SCHEMA[message.kind]:
-        array = message.arrays.get(name)
+        array = message.arrays.get(name, np.empty(0, dtype) if name in _LATER else None)
         if array is None or array.dtype != dtype:
             raise WireError(f"{message.kind.name}.{name} must be {dtype}, not {getattr(array, 'dtype', None)}")
         counts[name] = len(array)
@@ -115,7 +122,7 @@ def decode_header(data: bytes) -> Header:
     magic, version, kind, meta_bytes, body_bytes, sequence, time_ns = _HEADER.unpack(data)
     if magic != MAGIC:
         raise WireError(f"not an exitscope frame: starts with {magic!r}, expected {MAGIC!r}")
-    if version != VERSION:
+    if not OLDEST_VERSION <= version <= VERSION:
         raise WireError(f"frame version {version}, this side speaks {VERSION}: run the same release on both sides")
     try:
         known = Kind(kind)
@@ -143,7 +150,7 @@ def decode_body(header: Header, rest: bytes) -> Message:
     arrays: dict[str, npt.NDArray[Any]] = {}
     offset = header.meta_bytes
     for name, dtype in _SCHEMA[header.kind]:
-        count = counts.get(name) if isinstance(counts, dict) else None
+        count = counts.get(name, 0 if name in _LATER else None) if isinstance(counts, dict) else None
         end = offset + (count if isinstance(count, int) and count >= 0 else -1) * dtype.itemsize
         if not isinstance(count, int) or count < 0 or end > len(rest):
             raise WireError(

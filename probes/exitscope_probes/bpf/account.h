@@ -23,17 +23,16 @@ static __always_inline u64 bucket_of(u64 ns) {
 static __always_inline void account(struct vcpu_totals *totals, struct vcpu_histograms *histograms, u32 series, u64 ns,
                                     bool shared) {
     u64 bucket = at_most(bucket_of(ns), BUCKETS - 1);
-    if (series >= SERIES)
-        return;
-    struct series_totals *row = &totals->series[series];
+    u64 which = at_most(series, SERIES - 1);
+    struct series_totals *row = &totals->series[which];
     if (shared) {
         __sync_fetch_and_add(&row->count, 1);
         __sync_fetch_and_add(&row->sum_ns, ns);
-        __sync_fetch_and_add(&histograms->series[series].bucket[bucket], 1);
+        __sync_fetch_and_add(&histograms->series[which].bucket[bucket], 1);
     } else {
         row->count += 1;
         row->sum_ns += ns;
-        histograms->series[series].bucket[bucket] += 1;
+        histograms->series[which].bucket[bucket] += 1;
     }
     if (ns > row->max_ns)
         row->max_ns = ns;

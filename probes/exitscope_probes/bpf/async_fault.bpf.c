@@ -22,6 +22,7 @@ int on_async_repeated(u64 *ctx) {
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals)
         totals->async_repeats += 1;
+    thread->halted = 1;
     thread->halt_begin_ns = thread->wait.open ? thread->access_ns : bpf_ktime_get_ns();
     close_wait(&thread->wait);
     return 0;
@@ -57,6 +58,7 @@ int on_async_not_present(u64 *ctx) {
     wait.begin_ns = thread->wait.open ? thread->access_ns : wait.queued_ns;
     wait.hva = thread->async_hva;
     wait.gpa = thread->async_gpa;
+    wait.access = thread->wait.access;
     thread->halt_begin_ns = wait.begin_ns;
     if (bpf_map_update_elem(MAP(async_waits), &key, &wait, BPF_ANY)) {
         lose(LOSS_MAP_FULL);
@@ -77,6 +79,7 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
         return;
     if (pending->reads) {
         moments->read_ns = pending->read_ns;
+        record->presence = pending->presence;
         record->seen |= SEEN_READ;
     }
     if (pending->fill_begin_ns) {
@@ -98,23 +101,34 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
 }
 
 /* kvm_async_pf_ready(u64 token, u64 address): the vCPU learns that its page is here. */
+#define ASYNC_BROADCAST 0xffffffffU /* the token of a wake-up of all, arch/x86/kvm/x86.c */
+
 int on_async_ready(u64 *ctx) {
     struct thread *thread = current_vcpu();
     if (!thread)
         return 0;
     struct async_key key = {.slot = thread->slot, .address = ctx[1]};
     struct async_wait *wait = bpf_map_lookup_elem(MAP(async_waits), &key);
-    if (!wait)
-        return 0; /* begun before the probes came, or a broadcast wake-up */
+    if (!wait) {
+        if ((u32)ctx[0] != ASYNC_BROADCAST)
+            lose(LOSS_UNMATCHED_END); /* begun before the probes came */
+        return 0;
+    }
     struct moments moments = {};
     moments.begin_ns = wait->begin_ns;
     moments.queued_ns = wait->queued_ns;
     moments.end_ns = bpf_ktime_get_ns();
     struct fault_record *record = describe(thread, &thread->wait, MODE_ASYNC, WAITER_ASYNC);
-    if (!record)
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (!record || !totals)
         return 0;
+    if (!thread->prefetched)
+        totals->prefetch_early += 1;
+    thread->prefetched = 0;
     record->hva = wait->hva;
     record->gpa = wait->gpa;
+    record->access = wait->access;
+    record->presence = PRESENCE_UNKNOWN;
     record->resolver = RESOLVER_OTHER;
     record->handler_tid = 0;
     record->seen = SEEN_ACCESS;

@@ -38,9 +38,23 @@
 #define SEEN_FILL 8   /* the resolving ioctl or madvise was seen */
 #define SEEN_HALT 16  /* async: the vCPU stood still meanwhile */
 #define SEEN_RANGE 32 /* the fill covered several pages; hva is the fill's first unless gpa is known */
-#define SEEN_NAMED 64 /* the event named the waiting thread (UFFD_FEATURE_THREAD_ID) */
+#define SEEN_NAMED                                                                                                     \
+    64 /* whose event it was was known as it was read: by UFFD_FEATURE_THREAD_ID, or by handle_userfault */
+
+/* What the guest wanted to do with the page. */
+#define ACCESS_READ 1
+#define ACCESS_WRITE 2
+#define ACCESS_EXEC 4
+
+/* Whether the host had the page when the guest asked for it. */
+#define PRESENCE_UNKNOWN 0
+#define PRESENCE_MISSING 1 /* nowhere */
+#define PRESENCE_MINOR 2   /* in the page cache, not in the page tables */
+#define PRESENCE_WP 3      /* mapped, write-protected by userfaultfd */
+#define PRESENCE_MAPPED 4  /* mapped */
 
 #define ADDRESS_UNKNOWN (~0ULL)
+#define MEMSLOT_UNKNOWN (-1)
 #define VCPU_OTHER 0xffffffffU /* the row of a VM's threads that are not vCPUs */
 
 #define RECORD_FAULT 1
@@ -73,7 +87,9 @@ struct fault_record {
     __u64 exit_size;   /* KVM_EXIT_MEMORY_FAULT: memory_fault.size */
     __s16 exit_errno;  /* what KVM_RUN returned, e.g. -14; 0 if it did not return */
     __u16 exit_reason; /* kvm_run->exit_reason then */
-    __u32 reserved;
+    __u8 access;       /* ACCESS_*; 0: not seen */
+    __u8 presence;     /* PRESENCE_* of the page when it was asked for */
+    __s16 memslot;     /* kvm_memory_slot.id, MEMSLOT_UNKNOWN */
 };
 
 /* Log-linear latency buckets: 16 per power of two above 64 ns, 4 ns wide below it. A bucket's middle is within
@@ -112,17 +128,18 @@ struct vcpu_totals {
     __u32 tgid;
     __u32 vcpu;
     __u32 tid;
-    __u32 exited;        /* the thread has ended */
-    __u64 open_since_ns; /* begin of the fault that this vCPU is in now, 0 if none */
-    __u64 stall_ns;      /* time inside finished faults in which the vCPU stood still */
-    __u64 unread;        /* uffd faults that ended before any handler had read their event */
-    __u64 prefetch;      /* KVM's own mappings after an async fault: not faults */
-    __u64 async_tries;   /* kvm_try_async_get_page */
-    __u64 async_repeats; /* kvm_async_pf_repeated_fault: tries without progress */
-    __u64 named_reads;   /* events that named this thread; vm_totals counts the others */
+    __u32 exited;         /* the thread has ended */
+    __u64 open_since_ns;  /* begin of the fault that this vCPU is in now, 0 if none */
+    __u64 stall_ns;       /* time inside finished faults in which the vCPU stood still */
+    __u64 unread;         /* uffd faults that ended before any handler had read their event */
+    __u64 prefetch;       /* KVM's own mappings after an async fault: not faults */
+    __u64 async_tries;    /* kvm_try_async_get_page */
+    __u64 async_repeats;  /* kvm_async_pf_repeated_fault: tries without progress */
+    __u64 named_reads;    /* events that named this thread; vm_totals counts the others */
+    __u64 prefetch_early; /* prefetches after an async fault that ended before they mapped anything */
     struct series_totals series[SERIES];
     __u64 exits[EXITS];
-    __u64 reserved[5]; /* whole cache lines: neighbours are written by other CPUs */
+    __u64 reserved[4]; /* whole cache lines: neighbours are written by other CPUs */
 };
 
 /* One histogram per vCPU slot and series, at index slot * SERIES + series. */
@@ -143,6 +160,29 @@ struct vm_totals {
     __u64 fills_demand[RESOLVERS];     /* successful fills that somebody waited for */
     __u64 fills_background[RESOLVERS]; /* successful fills ahead of need */
     __u64 reserved;
+};
+
+/* Hardware exits of one vCPU slot, by the processor's own exit code. Cells: VMX basic exit reasons and SVM exit codes
+ * below 256 at their own index; SVM's 0x400-0x40f behind; arm64 the exception classes of traps, then from
+ * HARDWARE_ARM64_CODES the exception codes that are no traps. */
+#define ISA_VMX 1 /* KVM_ISA_VMX, arch/x86/kvm/trace.h */
+#define ISA_SVM 2 /* KVM_ISA_SVM */
+#define ISA_ARM64 3
+#define ARM_EXCEPTION_TRAP 2 /* arch/arm64/include/asm/kvm_asm.h */
+#define HARDWARE_ARM64_CODES 64
+#define HARDWARE_DIRECT 256
+#define HARDWARE_FOLDED_FROM 0x400
+#define HARDWARE_FOLDED 16
+#define HARDWARE_BEYOND (HARDWARE_DIRECT + HARDWARE_FOLDED) /* every other code */
+#define HARDWARE_CELLS (HARDWARE_BEYOND + 1)
+
+struct hardware_exits {
+    __u64 moved;   /* grows with every exit and every entry after one: whether to look */
+    __u64 exit_ns; /* when the exit began that the vCPU is in; 0: it runs guest code, or was not seen yet */
+    __u32 cell;    /* of that exit */
+    __u32 isa;     /* ISA_*; 0: none seen */
+    struct series_totals exit[HARDWARE_CELLS]; /* count: exits; sum_ns and max_ns: until guest code ran again */
+    __u64 reserved[2];
 };
 
 /* The loss ledger's part in the kernel. */

@@ -5,6 +5,9 @@ static __always_inline void close_wait(struct wait *wait) {
     wait->woken = 0;
     wait->seen = 0;
     wait->pended = 0;
+    wait->access = 0;
+    wait->presence = PRESENCE_UNKNOWN;
+    wait->found = 0;
     wait->resolver = RESOLVER_OTHER;
     wait->handler_tid = 0;
     wait->read_ns = 0;
@@ -38,16 +41,21 @@ static __always_inline struct fault_record *describe(struct thread *thread, stru
     record->exit_size = 0;
     record->exit_errno = 0;
     record->exit_reason = 0;
+    record->access = wait->access;
+    record->presence = wait->presence;
+    record->memslot = MEMSLOT_UNKNOWN;
     return record;
 }
 
 /* A wait in handle_userfault is over. The access is the begin if a guest fault was open, else the sleep, else the
- * read; `gpa` is ADDRESS_UNKNOWN where the fault's end did not tell it. */
-static __always_inline void finish_uffd(struct thread *thread, struct wait *wait, u64 access_ns, u64 end_ns, u64 gpa) {
+ * read; `gpa` and `memslot` are unknown where the fault's end did not tell them. */
+static __always_inline void finish_uffd(struct thread *thread, struct wait *wait, u64 access_ns, u64 end_ns, u64 gpa,
+                                        s16 memslot) {
     bool other = !is_vcpu(thread);
+    bool guest = wait->open == OPEN_GUEST;
     struct moments moments = {};
-    wait->seen |= (wait->open ? SEEN_ACCESS : 0) | (wait->sleep_ns ? SEEN_SLEEP : 0);
-    moments.begin_ns = wait->open ? access_ns : wait->sleep_ns;
+    wait->seen |= (guest ? SEEN_ACCESS : 0) | (wait->sleep_ns ? SEEN_SLEEP : 0);
+    moments.begin_ns = guest ? access_ns : wait->sleep_ns;
     if (!moments.begin_ns)
         moments.begin_ns = wait->read_ns ? wait->read_ns : wait->fill_begin_ns;
     if (end_ns < moments.begin_ns)
@@ -61,6 +69,7 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     if (!record)
         return;
     record->gpa = gpa;
+    record->memslot = memslot;
     set_stages(record, &moments);
     if ((wait->seen & (SEEN_READ | SEEN_NAMED)) == SEEN_READ) {
         struct vm_totals *vm = vm_totals_of(wait->vm_slot);
@@ -70,26 +79,6 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     u64 whole_ns = end_ns - moments.begin_ns;
     finish(thread->slot, record, whole_ns, other ? 0 : whole_ns, other);
     close_wait(wait);
-}
-
-/* A guest fault begins. Seeing the same address again means that KVM tries the same fault again. */
-static __always_inline void open_fault(u64 address) {
-    struct thread *thread = current_vcpu();
-    if (!thread)
-        return;
-    struct wait *wait = &thread->wait;
-    if (wait->open) {
-        if (thread->address == address)
-            return;
-        /* A wait for something else than the page to be mapped (a page table, say) was over when the vCPU ran. */
-        if (wait->woken && wait->run_ns)
-            finish_uffd(thread, wait, thread->access_ns, wait->run_ns, ADDRESS_UNKNOWN);
-        close_wait(wait);
-    }
-    wait->open = 1;
-    thread->kicked = 0;
-    thread->address = address;
-    thread->access_ns = bpf_ktime_get_ns();
 }
 
 /* The memslot says what hva a gpa has, and what gpa an hva has. `slot` is any pointer. */
@@ -107,6 +96,19 @@ static __always_inline u64 gpa_of(u64 slot, u64 hva) {
     return read_u64(slot + OFF_SLOT_BASE_GFN) * PAGE_BYTES + offset;
 }
 
+static __always_inline s16 memslot_of(u64 slot) { return (s16)read_u32(slot + OFF_SLOT_ID); }
+
+/* A memslot may be gone by the time that its fault is over: kept as it was. */
+static __always_inline void keep_slot(struct slot *kept, u64 slot) {
+    kept->pages = 0;
+    if (!slot)
+        return;
+    kept->gfn = read_u64(slot + OFF_SLOT_BASE_GFN);
+    kept->pages = read_u64(slot + OFF_SLOT_NPAGES);
+    kept->hva = read_u64(slot + OFF_SLOT_USERSPACE_ADDR);
+    kept->id = memslot_of(slot);
+}
+
 /* KVM has put the vCPU to rest until an async page fault is done; a guest that registered for them runs on. */
 static __always_inline bool apf_halted(struct thread *thread) {
     u8 halted = 0;
@@ -114,26 +116,69 @@ static __always_inline bool apf_halted(struct thread *thread) {
     return halted;
 }
 
-/* Matches a waiter to the event that a handler has read for its page. A fill without a wake-up, answered by a wake-up
- * later, is the fill. */
-static __always_inline void claim(struct wait *wait, struct page_key *key, struct pending *pending) {
-    wait->read_ns = pending->read_ns;
-    wait->seen |= SEEN_READ;
-    wait->hva = key->page;
-    if (pending->fill_begin_ns && (!wait->fill_begin_ns || wait->resolver == RESOLVER_WAKE)) {
-        wait->fill_begin_ns = pending->fill_begin_ns;
-        wait->fill_end_ns = pending->fill_end_ns;
-        wait->resolver = pending->resolver;
-        wait->handler_tid = pending->handler_tid;
-        wait->seen |= SEEN_FILL;
-    }
-    __sync_fetch_and_add(&pending->claims, 1);
+/* KVM has handed a fault to a kworker; it has told the guest, which runs on, or halts the vCPU meanwhile. */
+static __always_inline void note_halt(bool told) {
+    struct thread *thread = current_vcpu();
+    struct vcpu_totals *totals = thread && !told ? totals_of(thread->slot) : 0;
+    if (!totals)
+        return;
+    thread->halted = 1;
+    totals->open_since_ns = thread->halt_begin_ns;
 }
 
-static __always_inline void forget_pending(struct page_key *key) {
-    struct settings *known = the_settings();
-    if (!bpf_map_delete_elem(MAP(pendings), key) && known)
-        __sync_fetch_and_add(&known->pendings, -1);
+/* A wait that a fill has ended is over without its page being mapped: it was for something else (a page table, say), or
+ * KVM found it mapped by a neighbour's fault. `ran_ns`: when the waiter was seen to run, 0 if it was not: the wake-up,
+ * then, is the last that is known of it. */
+static __always_inline void finish_woken(struct thread *thread, struct wait *wait, u64 access_ns, u64 ran_ns) {
+    u64 slot = read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT);
+    if (TWO_STAGE_PAGING && wait->open == OPEN_GUEST && wait->hva == ADDRESS_UNKNOWN)
+        wait->hva = hva_of(slot, thread->address / PAGE_BYTES);
+    if (wait->hva != ADDRESS_UNKNOWN && (wait->pended || !(wait->seen & SEEN_READ)))
+        claim_own(thread, wait, wait->hva);
+    u64 gpa = wait->hva == ADDRESS_UNKNOWN ? ADDRESS_UNKNOWN : gpa_of(slot, wait->hva);
+    finish_uffd(thread, wait, access_ns, ran_ns ? ran_ns : wait->fill_end_ns, gpa,
+                gpa == ADDRESS_UNKNOWN ? MEMSLOT_UNKNOWN : memslot_of(slot));
+}
+
+/* The vCPU slept again after its wait, but for no page of ours (a lock, say): it was one wait all along. */
+static __always_inline void rejoin_previous(struct thread *thread) {
+    thread->has_previous = 0;
+    if (thread->wait.woken || thread->wait.seen & SEEN_READ)
+        return;
+    thread->wait = thread->previous;
+    thread->access_ns = thread->previous_access_ns;
+}
+
+/* A guest fault begins. Seeing the same address again means that KVM tries the same fault again. */
+static __always_inline void open_fault(struct thread *thread, u64 address, u8 access) {
+    struct wait *wait = &thread->wait;
+    if (wait->open) {
+        if (wait->open == OPEN_GUEST && thread->address == address)
+            return;
+        if (thread->has_previous)
+            rejoin_previous(thread);
+        if (wait->woken)
+            finish_woken(thread, wait, thread->access_ns, wait->run_ns);
+        else if (wait->open == OPEN_OUTSIDE)
+            remember_named(thread); /* it was asleep for something else */
+    }
+    close_wait(wait);
+    wait->open = OPEN_GUEST;
+    wait->access = access;
+    thread->kicked = 0;
+    thread->address = address;
+    thread->access_ns = bpf_ktime_get_ns();
+}
+
+/* kvm_mmu_page_fault is entered, which also says whose vCPU it is. An access to MMIO is no fault. */
+static __always_inline void begin_fault(u64 vcpu, u64 address, u64 error_code) {
+    if (error_code & PFERR_RESERVED)
+        return;
+    struct thread *thread = thread_of(current_tid());
+    if (!thread || thread->vcpu != vcpu)
+        thread = adopt_vcpu(vcpu); /* inside KVM_RUN when the probes came */
+    if (thread && thread->slot != NO_SLOT)
+        open_fault(thread, PAGE_OF(address), access_of(error_code, 0));
 }
 
 /* A guest fault that KVM solved without userspace: counted, never a record each. */
@@ -148,52 +193,24 @@ static __always_inline void finish_kernel(struct thread *thread, u64 now) {
     totals->open_since_ns = 0;
 }
 
-/* The vCPU slept again after its wait, but for no page of ours (a lock, say): it was one wait all along. */
-static __always_inline void rejoin_previous(struct thread *thread) {
-    thread->has_previous = 0;
-    if (thread->wait.woken || thread->wait.seen & SEEN_READ)
-        return;
-    thread->wait = thread->previous;
-    thread->access_ns = thread->previous_access_ns;
-}
-
-/* Looks for the event of a vCPU that has not been named, or that had not slept when its event was read: resolved before
- * it slept, woken by a fill of many pages, or released by the end of the uffd. */
-static __always_inline void claim_own(struct thread *thread, u64 page) {
-    struct wait *wait = &thread->wait;
-    struct page_key key = {.mm = thread->mm, .page = page};
-    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
-    if (!pending || pending->asyncs || pending->claims >= pending->reads)
-        return;
-    claim(wait, &key, pending);
-    if (pending->fill_end_ns && pending->claims >= pending->reads)
-        forget_pending(&key); /* else the fill is still going on, and forgets it */
-}
-
 /* A guest fault ends: its page is about to be mapped. `hva` is known where somebody may have read its event without
  * knowing who waits. */
-static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, bool prefetch) {
+static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s16 memslot) {
     struct wait *wait = &thread->wait;
     u64 now = bpf_ktime_get_ns();
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (!totals)
         return;
-    if (prefetch) {
-        /* KVM maps the page of an async fault ahead of the guest's next try: no fault of its own. */
-        totals->prefetch += 1;
-        close_wait(wait);
-        return;
-    }
     if (thread->has_previous)
         rejoin_previous(thread);
     if (wait->pended)
-        claim_own(thread, wait->hva);
+        claim_own(thread, wait, wait->hva);
     else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN)
-        claim_own(thread, hva);
+        claim_own(thread, wait, hva);
     if (wait->woken || wait->seen & SEEN_READ) {
-        if (wait->seen & SEEN_RANGE && hva != ADDRESS_UNKNOWN)
+        if (hva != ADDRESS_UNKNOWN)
             wait->hva = hva;
-        finish_uffd(thread, wait, thread->access_ns, now, gpa);
+        finish_uffd(thread, wait, thread->access_ns, now, gpa, memslot);
         return;
     }
     if (thread->address == thread->exit_address)
@@ -202,6 +219,21 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, b
         finish_kernel(thread, now);
     thread->exit_address = ADDRESS_UNKNOWN;
     close_wait(wait);
+}
+
+/* Where a fault that has left KVM_RUN was: KVM says nothing with a bare -EFAULT, but its last memslot was that of the
+ * fault. */
+static __always_inline void place_exit(struct fault_record *record, struct thread *thread) {
+    struct slot *slot = &thread->exit_slot;
+    u64 gpa = thread->exit_gpa;
+    if (gpa == ADDRESS_UNKNOWN && record->hva != ADDRESS_UNKNOWN && record->hva - slot->hva < slot->pages * PAGE_BYTES)
+        gpa = slot->gfn * PAGE_BYTES + record->hva - slot->hva;
+    record->gpa = gpa;
+    if (gpa == ADDRESS_UNKNOWN || gpa / PAGE_BYTES - slot->gfn >= slot->pages)
+        return;
+    record->memslot = slot->id;
+    if (record->hva == ADDRESS_UNKNOWN || record->seen & SEEN_RANGE)
+        record->hva = slot->hva + gpa - slot->gfn * PAGE_BYTES;
 }
 
 /* KVM_RUN is entered again after a fault that userspace had to solve. */
@@ -218,9 +250,7 @@ static __always_inline void finish_exit(struct thread *thread, u64 now) {
     struct fault_record *record = describe(thread, wait, mode, WAITER_VCPU);
     if (!record)
         return;
-    record->gpa = thread->exit_gpa;
-    if (record->gpa == ADDRESS_UNKNOWN && record->hva != ADDRESS_UNKNOWN)
-        record->gpa = gpa_of(read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT), record->hva);
+    place_exit(record, thread);
     record->exit_errno = thread->exit_errno;
     record->exit_reason = thread->exit_reason;
     record->exit_flags = thread->exit_flags;

@@ -1,6 +1,9 @@
 /* identity.h: which VM and which vCPU a thread belongs to; slots are handed out here and given back by loader.py,
  * those of threads by thread_exit.bpf.c. */
 
+/* A new VM may sit where an ended one sat: whatever is remembered of that address is stale. */
+static __always_inline void forget_vm(u64 kvm) { bpf_map_delete_elem(MAP(vm_slots), &kvm); }
+
 /* Slot of the VM's totals, NO_SLOT if there is no room. */
 static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     u32 *known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
@@ -65,6 +68,15 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
     return slot;
 }
 
+/* A vCPU is made: its VM is known from now on, as pages may be placed before any vCPU has run. */
+static __always_inline void note_new_vcpu(u64 vcpu) {
+    u64 kvm = read_u64(vcpu + OFF_VCPU_KVM);
+    u64 mm = kvm ? read_u64(kvm + OFF_KVM_MM) : 0;
+    bpf_map_delete_elem(MAP(vcpu_slots), &vcpu); /* an ended one may have sat where it sits */
+    if (mm)
+        vm_slot_of(kvm, mm);
+}
+
 /* State for a thread that is seen for the first time, 0 if there is no room. */
 static __always_inline struct thread *new_thread(u32 tid) {
     u32 page = tid / TIDS_PER_PAGE;
@@ -118,13 +130,16 @@ static __always_inline struct thread *current_vcpu(void) {
     return thread && is_vcpu(thread) ? thread : 0;
 }
 
-/* A thread that waits for a page of a VM and is none of its vCPUs: remembered, so that its next wait has a begin. */
-static __always_inline struct thread *adopt_other(u32 tid, u64 mm) {
+/* A thread that waits for a page of a VM outside of a guest fault: a vCPU's, or another, which is remembered, so that
+ * its next wait has a begin. 0 if it waits for no such page, or there is no room. */
+static __always_inline struct thread *waiter_outside(u32 tid, u64 mm) {
     u32 vm_slot = 0;
     struct vm_totals *vm = vm_of_memory(mm, &vm_slot);
     struct thread *thread = vm ? thread_or_new(tid) : 0;
-    if (!thread || is_vcpu(thread))
+    if (!thread)
         return 0;
+    if (is_vcpu(thread))
+        return thread->wait.open == OPEN_GUEST || thread->exit_ns || thread->mm != mm ? 0 : thread;
     thread->mm = mm;
     thread->wait.vm_slot = vm_slot;
     thread->vm = vm->vm;

@@ -2,11 +2,9 @@
  *
  * OFF_* are byte offsets that loader.py takes from the running kernel's BTF and passes with -D.
  */
-#define KVM_RUN 0xAE80           /* include/uapi/linux/kvm.h */
-#define KVM_CREATE_VM 0xAE01     /* likewise */
-#define KVM_CREATE_VCPU 0xAE41   /* likewise */
-#define KVM_EXIT_MEMORY_FAULT 39 /* likewise, since 6.8 */
-#define RUN_MEMORY_FAULT 32      /* offsetof(struct kvm_run, memory_fault): { flags, gpa, size }, likewise */
+#define KVM_RUN 0xAE80         /* include/uapi/linux/kvm.h */
+#define KVM_CREATE_VM 0xAE01   /* likewise */
+#define KVM_CREATE_VCPU 0xAE41 /* likewise */
 
 #define UFFD_MSG_BYTES 32         /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
 #define UFFD_EVENT_PAGEFAULT 0x12 /* likewise */
@@ -16,22 +14,41 @@
 #define MADV_POPULATE_READ 22  /* include/uapi/asm-generic/mman-common.h */
 #define MADV_POPULATE_WRITE 23 /* likewise */
 
+#define FAULT_FLAG_RETRY_NOWAIT 8 /* enum fault_flag, include/linux/mm_types.h */
+#define UFFD_FEATURE_SIGBUS 128   /* include/uapi/linux/userfaultfd.h */
+#define UFFD_FLAG_WRITE 1         /* of a page fault event, likewise */
+#define UFFD_FLAG_WP 2
+#define UFFD_FLAG_MINOR 4
+#define VM_UFFD_MISSING 0x200 /* `reason` of handle_userfault, include/linux/mm.h; neither: a minor fault */
+#define VM_UFFD_WP 0x1000
+
 #define ERRNO_EINTR 4
 #define ERRNO_EAGAIN 11
 #define ERRNO_EFAULT 14
 #define ERRNO_EHWPOISON 133
 
+#define PFERR_RESERVED 8 /* PFERR_RSVD_MASK, arch/x86/include/asm/kvm_host.h */
+
+/* What a program at an ordinary tracepoint returns: with 0 the kernel keeps the event from every other reader of that
+ * tracepoint, such as perf (kernel/events/core.c, perf_trace_run_bpf_submit). */
+#define PASS 1
+
 #define PAGE_BYTES 4096ULL
 #define PAGE_OF(address) ((address) & ~(PAGE_BYTES - 1))
 
-/* The second and first argument of a system call in x86-64's struct pt_regs. */
-#define REGS_SECOND 104
-#define REGS_FIRST 112
+/* Arguments and result of a function in struct pt_regs, which is what a kprobe gets; OFF_REGS_* are the running
+ * architecture's. The second is that of a system call, too; its first is kept apart, as arm64 puts the result there. */
+#define ARGUMENT_1(regs) (*(volatile u64 *)((u64)(regs) + OFF_REGS_ARGUMENT_1))
+#define SYSCALL_ARGUMENT_1(regs) (*(volatile u64 *)((u64)(regs) + OFF_REGS_SYSCALL_ARGUMENT_1))
+#define ARGUMENT_2(regs) (*(volatile u64 *)((u64)(regs) + OFF_REGS_ARGUMENT_2))
+#define ARGUMENT_3(regs) (*(volatile u64 *)((u64)(regs) + OFF_REGS_ARGUMENT_3))
+#define RESULT(regs) (*(volatile u64 *)((u64)(regs) + OFF_REGS_RESULT))
 
 /* Fields of pointers whose type the verifier knows (tp_btf arguments, the current task): a plain load, which the
  * kernel turns into 0 if the pointer is bad. A tenth of the price of a helper call. */
 #define FIELD_U64(pointer, offset) (*(volatile u64 *)((pointer) + (offset)))
 #define FIELD_U32(pointer, offset) (*(volatile u32 *)((pointer) + (offset)))
+#define FIELD_U16(pointer, offset) (*(volatile u16 *)((pointer) + (offset)))
 #define FIELD_U8(pointer, offset) (*(volatile u8 *)((pointer) + (offset)))
 
 /* Any other kernel memory. */
@@ -47,6 +64,15 @@ static __always_inline u32 read_u32(u64 address) {
     return value;
 }
 
+/* A field of a pointer whose type the verifier knows (`typed`, a constant), or of any other. */
+static __always_inline u64 load_u64(u64 pointer, u64 offset, bool typed) {
+    return typed ? FIELD_U64(pointer, offset) : read_u64(pointer + offset);
+}
+
+static __always_inline u32 load_u32(u64 pointer, u64 offset, bool typed) {
+    return typed ? FIELD_U32(pointer, offset) : read_u32(pointer + offset);
+}
+
 /* struct file of one of the current thread's descriptors, 0 if there is none. */
 static __always_inline u64 file_of(u64 fd) {
     u64 task = (u64)bpf_get_current_task_btf();
@@ -56,3 +82,16 @@ static __always_inline u64 file_of(u64 fd) {
 }
 
 static __always_inline u64 private_of(u64 file) { return file ? read_u64(file + OFF_FILE_PRIVATE) : 0; }
+
+/* What the tracepoints of a system call carry, the same for every one (kernel/trace/trace_syscalls.c). */
+struct syscall_enter {
+    u64 common;
+    u64 number;
+    u64 argument[6];
+};
+
+struct syscall_exit {
+    u64 common;
+    u64 number;
+    s64 result;
+};

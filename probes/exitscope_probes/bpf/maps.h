@@ -5,17 +5,24 @@
  */
 
 #define NO_SLOT 0xffffffffU
+#define WAITING_ENTRIES 8192
 #define TIDS_PER_PAGE 512
+
+#define OPEN_GUEST 1   /* between a guest fault's begin and end */
+#define OPEN_OUTSIDE 2 /* in a wait outside of one: another thread's, or a vCPU thread's own access */
 
 /* A wait for a page, as those see it who serve it: one cache line, as each line that CPUs share costs. */
 struct wait {
-    u8 open;     /* between a guest fault's begin and end */
+    u8 open;     /* OPEN_*, 0: none */
     u8 woken;    /* a fill has woken the waiter: the wait is over once it runs */
     u8 seen;     /* SEEN_* */
     u8 resolver; /* of the fill */
     u32 handler_tid;
     u32 vm_slot;
-    u32 pended; /* its event is in pendings as well: it had not slept when a handler read it */
+    u8 pended;   /* its event is in pendings as well: only the page may tell whose fill it was */
+    u8 access;   /* ACCESS_* */
+    u8 presence; /* PRESENCE_* */
+    u8 found;    /* whoever fills its page will find it: it sleeps, or is in `waiting` */
     u64 read_ns;
     u64 fill_begin_ns;
     u64 fill_end_ns;
@@ -29,10 +36,19 @@ struct fill {
     u64 begin_ns;
     u64 argument; /* of the ioctl, in user memory; for madvise the start */
     u64 bytes;    /* madvise only */
+    u64 file;     /* struct file of the userfaultfd, 0: look it up by fd */
     u32 fd;
     u16 resolver;
     u16 woken;         /* vCPUs woken in this call */
     u64 candidate_tid; /* the last other thread woken in this call, 0: none */
+};
+
+/* A memslot. */
+struct slot {
+    u64 gfn;
+    u64 pages; /* 0: none */
+    u64 hva;
+    s16 id;
 };
 
 /* A thread that runs a vCPU, waits for a VM's pages (vcpu_id == VCPU_OTHER), reads a userfaultfd or fills pages. */
@@ -48,8 +64,9 @@ struct thread {
     u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
     u64 exit_address; /* what `address` was then */
     u32 async_outstanding;
-    u16 has_previous;
-    u16 filling; /* is inside a resolving call */
+    u8 has_previous;
+    u8 prefetched; /* KVM has mapped a page ahead of the guest's next try */
+    u16 filling;   /* is inside a resolving call */
 
     struct wait wait;
 
@@ -67,7 +84,8 @@ struct thread {
     u64 exit_gpa;
     u64 exit_flags;
     u64 exit_size;
-    u64 async_hva; /* of the last kvm_try_async_get_page */
+    struct slot exit_slot; /* the memslot then */
+    u64 async_hva;         /* of the last kvm_try_async_get_page */
     u64 async_gpa;
     s16 exit_errno;
     u16 exit_reason;
@@ -89,7 +107,16 @@ struct pending {
     u32 claims; /* waiters that have been matched to it */
     u32 asyncs; /* vCPUs that will collect it with kvm_async_pf_ready */
     u32 handler_tid;
-    u64 resolver;
+    u32 resolver;
+    u16 presence;
+    u16 access;
+};
+
+/* Who waits for a page, found by a hash of the page; a newer one takes the place. */
+struct waiting {
+    u64 page; /* hva and memory in one, waiting_for() */
+    u32 tid;
+    u32 reserved;
 };
 
 struct async_key {
@@ -103,6 +130,7 @@ struct async_wait {
     u64 queued_ns;
     u64 hva;
     u64 gpa;
+    u64 access;
 };
 
 struct free_slot {
@@ -145,6 +173,7 @@ MAP_OF(vcpu_slots, u64, u32);              /* by struct kvm_vcpu, or by the VM's
 MAP_OF(vm_slots, u64, u32);                /* by struct kvm */
 MAP_OF(vm_slots_by_mm, u64, u32);          /* by struct mm_struct: the process's newest VM */
 MAP_OF(pendings, struct page_key, struct pending);
+MAP_OF(waiting, u32, struct waiting); /* by a hash of the page */
 MAP_OF(async_waits, struct async_key, struct async_wait);
 _Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
 _Static_assert(VALUE_free_vcpus == sizeof(struct free_slot) && VALUE_free_vms == sizeof(struct free_slot) &&

@@ -1,4 +1,4 @@
-/* resolve.h: a page is made present (uffd ioctl, madvise), and a handler has read who asks for one. */
+/* resolve.h: a page is made present (uffd ioctl, madvise). */
 
 /* The memory (struct mm_struct) that a userfaultfd watches, 0 if the file is no userfaultfd. Its operations are known
  * by their ioctl function, whose address is in kallsyms; the table itself is data, which not every kernel lists. */
@@ -48,11 +48,17 @@ static __always_inline void range_of(struct fill *fill, struct target *target) {
     target->bytes = fill->resolver == RESOLVER_COPY || fill->resolver == RESOLVER_MOVE ? words[2] : words[1];
 }
 
-static __always_inline u64 memory_of(struct fill *fill) { return uffd_memory(file_of(fill->fd)); }
+/* The memory that a userfaultfd watches; `file` is known to be one, or 0 and looked up by fd. */
+static __always_inline u64 memory_behind(u64 file, u32 fd) {
+    return file ? read_u64(private_of(file) + OFF_UFFD_MM) : uffd_memory(file_of(fd));
+}
 
-static __always_inline void begin_fill(struct thread *thread, u32 resolver, u32 fd, u64 argument, u64 bytes) {
+static __always_inline u64 memory_of(struct fill *fill) { return memory_behind(fill->file, fill->fd); }
+
+static __always_inline void begin_fill(struct thread *thread, u32 resolver, u64 file, u32 fd, u64 argument, u64 bytes) {
     thread->fill.argument = argument;
     thread->fill.bytes = bytes;
+    thread->fill.file = file;
     thread->fill.fd = fd;
     thread->fill.resolver = resolver;
     thread->fill.woken = 0;
@@ -61,20 +67,20 @@ static __always_inline void begin_fill(struct thread *thread, u32 resolver, u32 
     thread->filling = 1;
 }
 
-/* ioctl(fd, command, argument) with a command of userfaultfd's type is entered. Only for a VM's memory is anything
- * remembered; a thread that has filled some before is believed until the call returns. */
-static __always_inline void enter_uffd_ioctl(u32 fd, u32 command, u64 argument) {
+/* ioctl(fd, command, argument) with a command of userfaultfd's type is entered; `file` is 0 where only fd is known. Only
+ * for a VM's memory is anything remembered; a thread that has filled some before is believed until the call returns. */
+static __always_inline void enter_uffd_ioctl(u64 file, u32 fd, u32 command, u64 argument) {
     u32 resolver = resolver_of(command);
     if (resolver == RESOLVER_OTHER)
         return;
     struct thread *thread = thread_of(current_tid());
     if (!thread) {
-        u64 mm = uffd_memory(file_of(fd));
+        u64 mm = memory_behind(file, fd);
         if (mm && bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm))
             thread = new_thread(current_tid());
     }
     if (thread)
-        begin_fill(thread, resolver, fd, argument, 0);
+        begin_fill(thread, resolver, file, fd, argument, 0);
 }
 
 /* madvise(start, bytes, MADV_POPULATE_*): how exit mode resolves without a userfaultfd. Only a vCPU thread with a
@@ -84,7 +90,7 @@ static __always_inline void enter_madvise(u64 start, u64 bytes, u64 advice) {
         return;
     struct thread *thread = thread_of(current_tid());
     if (thread && thread->exit_ns)
-        begin_fill(thread, RESOLVER_MADV_POPULATE, 0, start, bytes);
+        begin_fill(thread, RESOLVER_MADV_POPULATE, 0, 0, start, bytes);
 }
 
 static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 bytes, bool demand) {
@@ -99,7 +105,14 @@ static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 byte
     }
 }
 
-/* A fill has woken a waiter. It is a demand fill, and as far as this waiter goes it is done. */
+/* Somebody waits for what this call fills: a demand fill, counted once. */
+static __always_inline void count_demand(struct vm_totals *vm, struct fill *fill) {
+    if (!fill->woken)
+        count_fill(vm, fill->resolver, 0, true);
+    fill->woken++;
+}
+
+/* A fill has woken a waiter: as far as this waiter goes it is done. */
 static __always_inline void mark_woken(struct wait *wait, struct fill *fill, u32 tid, u64 bytes) {
     wait->woken = 1;
     wait->run_ns = 0;
@@ -108,9 +121,17 @@ static __always_inline void mark_woken(struct wait *wait, struct fill *fill, u32
     wait->resolver = fill->resolver;
     wait->fill_begin_ns = fill->begin_ns;
     wait->fill_end_ns = bpf_ktime_get_ns();
-    if (!fill->woken)
-        count_fill(vm_totals_of(wait->vm_slot), fill->resolver, 0, true);
-    fill->woken++;
+    count_demand(vm_totals_of(wait->vm_slot), fill);
+}
+
+/* A thread that waits outside of a guest fault goes on when it is woken: nothing later is seen of it. */
+static __always_inline void finish_outside(struct thread *thread) {
+    struct wait *wait = &thread->wait;
+    if (wait->open != OPEN_OUTSIDE || !wait->woken)
+        return;
+    if (wait->pended)
+        claim_own(thread, wait, wait->hva);
+    finish_uffd(thread, wait, 0, wait->fill_end_ns, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN);
 }
 
 /* Which fill answered an event. A wake-up alone does not take the place of the fill before it, and what was seen when
@@ -133,9 +154,7 @@ static __always_inline void note_async_fill(struct thread *filler, struct page_k
     if (!pending || !pending->asyncs)
         return;
     note_fill(pending, filler, bpf_ktime_get_ns());
-    if (!filler->fill.woken)
-        count_fill(vm_of_memory(key->mm, &vm_slot), filler->fill.resolver, 0, true);
-    filler->fill.woken++;
+    count_demand(vm_of_memory(key->mm, &vm_slot), &filler->fill);
 }
 
 /* What becomes of the event of the page that was filled: forgotten when every waiter has been matched. True if there
@@ -151,10 +170,10 @@ static __always_inline bool settle_pending(struct thread *filler, struct page_ke
     if (pending->asyncs)
         return true; /* kvm_async_pf_ready collects and forgets it */
     if (unclaimed && fill->candidate_tid) {
-        struct thread *other = adopt_other(fill->candidate_tid, key->mm);
-        if (other) {
-            claim(&other->wait, key, pending);
-            finish_uffd(other, &other->wait, 0, now, ADDRESS_UNKNOWN);
+        struct thread *waiter = waiter_outside(fill->candidate_tid, key->mm);
+        if (waiter) {
+            claim(&waiter->wait, key, pending);
+            finish_uffd(waiter, &waiter->wait, 0, now, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN);
         }
     }
     if (pending->claims >= pending->reads)
@@ -162,17 +181,40 @@ static __always_inline bool settle_pending(struct thread *filler, struct page_ke
     return true;
 }
 
-/* Exit mode: the vCPU thread solves its own fault; the first fill names the page, the last one ends it. */
+/* What a fill that has succeeded says about the page before it. */
+static __always_inline u8 presence_before(u32 resolver) {
+    if (resolver == RESOLVER_COPY || resolver == RESOLVER_ZEROPAGE || resolver == RESOLVER_MOVE)
+        return PRESENCE_MISSING;
+    return resolver == RESOLVER_CONTINUE ? PRESENCE_MINOR : PRESENCE_UNKNOWN;
+}
+
+/* Exit mode: the vCPU thread solves its own fault; the first fill names the page unless it is known, the last one ends
+ * it. */
 static __always_inline void fill_own_fault(struct thread *thread, struct target *target, u64 now) {
     struct wait *wait = &thread->wait;
     if (!wait->fill_begin_ns) {
         wait->fill_begin_ns = thread->fill.begin_ns;
-        wait->hva = target->key.page;
+        if (wait->hva == ADDRESS_UNKNOWN)
+            wait->hva = target->key.page;
+        if (!wait->presence)
+            wait->presence = presence_before(thread->fill.resolver);
         wait->resolver = thread->fill.resolver;
         wait->handler_tid = thread->tid;
         wait->seen |= SEEN_FILL | (target->bytes > PAGE_BYTES ? SEEN_RANGE : 0);
     }
     wait->fill_end_ns = now;
+}
+
+/* Nobody was woken, but somebody may be about to sleep, and will find the page there. */
+static __always_inline void serve_waiting(struct thread *filler, struct target *target) {
+    struct waiting *entry = waiting_for(&target->key);
+    if (!entry || entry->page != (target->key.page ^ target->key.mm))
+        return;
+    struct thread *thread = thread_of(entry->tid);
+    if (!thread || thread->wait.hva != target->key.page || thread->wait.woken || !thread->wait.read_ns)
+        return;
+    mark_woken(&thread->wait, &filler->fill, filler->tid, target->bytes);
+    finish_outside(thread);
 }
 
 /* A resolving ioctl returns. One that has woken a waiter was counted then. */
@@ -193,8 +235,11 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
         u32 vm_slot = 0;
         target.key.mm = memory_of(fill);
         vm = target.key.mm ? vm_of_memory(target.key.mm, &vm_slot) : 0;
-        if (vm && result >= 0)
+        if (vm && result >= 0) {
             demand = settle_pending(thread, &target.key, now);
+            if (!demand && !fill->woken)
+                serve_waiting(thread, &target);
+        }
     }
     if (!vm || fill->woken)
         return;
@@ -222,89 +267,4 @@ static __always_inline void exit_populate(struct thread *thread, s64 result) {
     }
     fill_own_fault(thread, &target, bpf_ktime_get_ns());
     count_fill(vm, RESOLVER_MADV_POPULATE, target.bytes, true);
-}
-
-/* A page fault event has reached its handler, and its waiter is to be found later. */
-static __always_inline void note_read(u64 mm, u64 page, u64 now) {
-    struct page_key key = {.mm = mm, .page = page};
-    struct pending fresh = {.read_ns = now, .reads = 1};
-    struct settings *settings_row = the_settings();
-    if (!bpf_map_update_elem(MAP(pendings), &key, &fresh, BPF_NOEXIST)) {
-        if (settings_row)
-            __sync_fetch_and_add(&settings_row->pendings, 1);
-        return;
-    }
-    struct pending *known = bpf_map_lookup_elem(MAP(pendings), &key);
-    if (!known) {
-        lose(LOSS_MAP_FULL);
-        return;
-    }
-    if (known->claims >= known->reads) { /* also the entry that an async fault has made */
-        known->read_ns = now;
-        known->fill_begin_ns = 0;
-        known->fill_end_ns = 0;
-    }
-    __sync_fetch_and_add(&known->reads, 1);
-}
-
-/* The event names the vCPU thread that waits (UFFD_FEATURE_THREAD_ID). */
-static __always_inline bool note_named_read(u32 tid, u64 page, u64 now) {
-    struct thread *waiter = thread_of(tid);
-    if (!waiter || !waiter->wait.open) /* open: only a vCPU's */
-        return false;
-    waiter->wait.read_ns = now;
-    waiter->wait.hva = page;
-    waiter->wait.seen |= SEEN_READ | SEEN_NAMED;
-    if (!waiter->wait.sleep_ns) {
-        /* Whether it will sleep at all is open; if not, only the page tells whose fill it was. */
-        waiter->wait.pended = 1;
-        note_read(waiter->mm, page, now);
-    }
-    return true;
-}
-
-/* A thread that reads a VM's userfaultfd, 0 if it reads something else. Remembered by descriptor. */
-static __always_inline struct thread *reader_of(u32 fd) {
-    struct thread *thread = thread_of(current_tid());
-    if (thread && thread->reader_fd == fd + 1)
-        return thread;
-    u64 mm = uffd_memory(file_of(fd));
-    if (!mm || !bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm))
-        return 0;
-    thread = thread_or_new(current_tid());
-    if (thread)
-        thread->reader_fd = fd + 1;
-    return thread;
-}
-
-/* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. */
-static __always_inline void exit_read(u32 fd, u64 buffer, u64 bytes) {
-    if (!reader_of(fd))
-        return;
-    u64 mm = 0; /* looked up for the first event that needs it */
-    u64 now = bpf_ktime_get_ns();
-    u64 count = bytes / UFFD_MSG_BYTES;
-    for (u32 i = 0; i < UFFD_MSG_BATCH; i++) {
-        if (i >= count)
-            return;
-        u64 message[4] = {}; /* event; pagefault.flags; pagefault.address; pagefault.feat.ptid */
-        if (bpf_probe_read_user(message, sizeof(message), (void *)(buffer + i * UFFD_MSG_BYTES))) {
-            lose(LOSS_UNREADABLE);
-            continue;
-        }
-        if ((message[0] & 0xff) != UFFD_EVENT_PAGEFAULT)
-            continue;
-        if (message[3] && note_named_read(message[3], PAGE_OF(message[2]), now))
-            continue;
-        u32 vm_slot = 0;
-        if (!mm)
-            mm = uffd_memory(file_of(fd));
-        struct vm_totals *vm = vm_of_memory(mm, &vm_slot);
-        if (!vm)
-            return;
-        __sync_fetch_and_add(&vm->events_read, 1);
-        note_read(mm, PAGE_OF(message[2]), now);
-    }
-    if (count > UFFD_MSG_BATCH)
-        lose(LOSS_UNREADABLE);
 }

@@ -39,6 +39,7 @@ __asm__(".pushsection .rodata\n"
         "    xorq  %r11, %rax\n"
         "    cmpq  %rbx, %rax\n"
         "    jae   guest_code\n"
+        "    imulq %rdx, %rax\n" /* of every stride-th page */
         "    shlq  $12, %rax\n"
         "    leaq  (%rsi,%rax), %rdi\n"
         "    incq  (%rdi)\n"
@@ -151,6 +152,7 @@ void arch_set_pass(int vcpu_fd, bool interrupts, const struct share *share, uint
         .r8 = order->mask,
         .rcx = order->shift,
         .rbx = share->pages,
+        .rdx = share->stride,
         .rsi = DATA_GPA + share->first_page * PAGE_SIZE,
         .rbp = chunk,
         .r12 = next_chunk,

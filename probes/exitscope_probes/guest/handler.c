@@ -14,6 +14,12 @@
 #include <time.h>
 #include <unistd.h>
 
+/* With --gather: events are kept until every vCPU waits. */
+struct gathered {
+    uint64_t count;
+    uint64_t hva[MAX_VCPUS];
+};
+
 static void ask_all_to_quit(struct handlers *handlers) { eventfd_write(handlers->quit_fd, 1); }
 
 /* Resolves one fault; false when the handler must end. */
@@ -36,12 +42,26 @@ static bool resolve(struct handler *handler, uint64_t hva, uint8_t *scratch) {
     return false;
 }
 
+/* Keeps the event, or resolves all when every vCPU waits; false when the handler must end. */
+static bool gather(struct handler *handler, struct gathered *gathered, uint64_t hva, uint8_t *scratch) {
+    bool alive = true;
+
+    gathered->hva[gathered->count++] = hva;
+    if (gathered->count < handler->crew->options->vcpus)
+        return true;
+    for (uint64_t i = 0; alive && i < gathered->count; i++)
+        alive = resolve(handler, gathered->hva[i], scratch);
+    gathered->count = 0;
+    return alive;
+}
+
 static void *handler_main(void *argument) {
     struct handler *handler = argument;
     struct handlers *crew = handler->crew;
     struct pollfd ready[] = {{.fd = crew->paging->uffd, .events = POLLIN}, {.fd = crew->quit_fd, .events = POLLIN}};
     struct uffd_msg *messages = zalloc(crew->options->batch, sizeof *messages);
-    uint8_t *scratch = paging_scratch();
+    uint8_t *scratch = scratch_create(crew->options);
+    struct gathered gathered = {.count = 0};
     bool alive = true;
 
     handler->tid = gettid();
@@ -54,10 +74,13 @@ static void *handler_main(void *argument) {
         if (size < 0 && errno != EAGAIN && errno != EINTR) /* EAGAIN: another handler was faster */
             fail("read of the userfaultfd: %s", strerror(errno));
         for (ssize_t i = 0; alive && i < size / (ssize_t)sizeof *messages; i++)
-            if (messages[i].event == UFFD_EVENT_PAGEFAULT)
-                alive = resolve(handler, messages[i].arg.pagefault.address, scratch);
+            if (messages[i].event == UFFD_EVENT_PAGEFAULT) {
+                uint64_t hva = messages[i].arg.pagefault.address;
+                alive =
+                    crew->options->gather ? gather(handler, &gathered, hva, scratch) : resolve(handler, hva, scratch);
+            }
     }
-    free(scratch);
+    scratch_free(crew->options, scratch);
     free(messages);
     return NULL;
 }
@@ -100,7 +123,7 @@ static void fill_ahead(struct paging *paging, uint8_t *scratch) {
     for (uint64_t vcpu = 0; vcpu < paging->options->vcpus; vcpu++) {
         struct share share = share_of_vcpu(paging->options, vcpu);
         for (uint64_t touch = 0; touch < share.pages; touch++) {
-            uint64_t page = share.first_page + touch_order_next(&share.order);
+            uint64_t page = share_page(&share, touch_order_next(&share.order));
             if (stopping)
                 return;
             if (touch >= share.pages - share.prefilled)
@@ -111,7 +134,7 @@ static void fill_ahead(struct paging *paging, uint8_t *scratch) {
 
 static void *prefill_main(void *argument) {
     struct prefill *prefill = argument;
-    uint8_t *scratch = paging_scratch();
+    uint8_t *scratch = scratch_create(prefill->paging->options);
 
     pthread_setname_np(pthread_self(), "prefill");
     fill_ahead(prefill->paging, scratch);
@@ -119,7 +142,7 @@ static void *prefill_main(void *argument) {
     prefill->is_finished = true;
     pthread_cond_broadcast(&prefill->finished);
     pthread_mutex_unlock(&prefill->lock);
-    free(scratch);
+    scratch_free(prefill->paging->options, scratch);
     return NULL;
 }
 

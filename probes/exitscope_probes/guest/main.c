@@ -119,6 +119,7 @@ static void run_round(struct guest *guest) {
     if (stopping)
         return;
     guest->memory.touches++;
+    guest->memory.userspace_touches++;
     if (guest->options.fault_free_pass) {
         vm_start_pass(&guest->vm, PASS_FAULT_FREE);
         await_pass(guest);
@@ -152,6 +153,8 @@ int main(int argc, char **argv) {
     options_parse(&guest.options, argc, argv);
     prctl(PR_SET_TIMERSLACK, 1); /* ns; the default of 50 us would be added to each delay. Threads inherit it. */
     guest.signal_fd = catch_signals();
+    if (guest.options.resolver == RESOLVER_POISON)
+        vcpu_catch_poison();
     memory_create(&guest.memory, &guest.options);
     paging_create(&guest.paging, &guest.options, &guest.memory);
     prefill_init(&guest.prefill, &guest.paging);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "memory.h"
 #include "common.h"
+#include "order.h"
 
 #include <errno.h>
 #include <string.h>
@@ -16,6 +17,10 @@ void memory_pattern(uint8_t *page, uint64_t index) {
     words[LAST_WORD] = ~(PAGE_TAG | index);
 }
 
+void memory_touch(const struct memory *memory, uint64_t page) {
+    __atomic_fetch_add((uint64_t *)(memory->hva + page * PAGE_SIZE), 1, __ATOMIC_RELAXED); /* one instruction */
+}
+
 static uint8_t *map(uint64_t length, int flags, int fd) {
     uint8_t *hva = mmap(NULL, length, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd, 0);
     if (hva == MAP_FAILED)
@@ -23,13 +28,22 @@ static uint8_t *map(uint64_t length, int flags, int fd) {
     return hva;
 }
 
+/* Whether pages come with their pattern, by us or out of the page cache. */
+static bool has_pattern(const struct options *options) {
+    if (options->fault == FAULT_MINOR || options->mode == MODE_MEMORY_FAULT)
+        return true;
+    bool zeroes = options->resolver == RESOLVER_ZEROPAGE || options->resolver == RESOLVER_POPULATE;
+    return options->mode != MODE_NONE && !zeroes;
+}
+
 void memory_create(struct memory *memory, const struct options *options) {
-    *memory = (struct memory){.length = options->pages * PAGE_SIZE,
-                              .pages = options->pages,
+    *memory = (struct memory){.length = pages_in_all(options) * PAGE_SIZE,
+                              .pages = pages_in_all(options),
+                              .guest_pages = options->pages,
                               .backing = options->backing,
                               .fault = options->fault,
-                              .filled = options->mode != MODE_NONE || options->fault == FAULT_MINOR};
-    if (options->backing == BACKING_ANON) {
+                              .filled = has_pattern(options)};
+    if (options->backing != BACKING_SHMEM) { /* guest_memfds are mapped over it, a page each */
         memory->hva = map(memory->length, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     } else {
         int fd = memfd_create("exitscope-guest", MFD_CLOEXEC);
@@ -53,10 +67,13 @@ void memory_drop(struct memory *memory) {
     bool keeps_page_cache = memory->fault == FAULT_MINOR;
     bool punch = memory->backing == BACKING_SHMEM && !keeps_page_cache;
 
-    if (madvise(memory->hva, memory->length, punch ? MADV_REMOVE : MADV_DONTNEED))
+    if (memory->backing == BACKING_GMEM)
+        mmap(memory->hva, memory->length, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0); /* the last reference to each */
+    else if (madvise(memory->hva, memory->length, punch ? MADV_REMOVE : MADV_DONTNEED))
         fail("cannot drop the guest memory: madvise: %s", strerror(errno));
     if (!keeps_page_cache)
-        memory->touches = 0;
+        memory->touches = memory->userspace_touches = 0;
 }
 
 uint64_t memory_wrong_pages(const struct memory *memory) {
@@ -66,7 +83,8 @@ uint64_t memory_wrong_pages(const struct memory *memory) {
         const uint64_t *words = (const uint64_t *)(memory->hva + page * PAGE_SIZE);
         uint64_t first = memory->filled ? PAGE_TAG | page : 0;
         uint64_t last = memory->filled ? ~first : 0;
-        wrong += words[0] != first + memory->touches || words[LAST_WORD] != last;
+        uint64_t touches = page < memory->guest_pages ? memory->touches : memory->userspace_touches;
+        wrong += words[0] != first + touches || words[LAST_WORD] != last;
     }
     return wrong;
 }

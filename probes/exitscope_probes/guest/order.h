@@ -16,9 +16,10 @@ struct touch_order {
     uint64_t pages;
 };
 
-/* The pages of one vCPU: the first pages % vcpus vCPUs have one more than the others. */
+/* The pages of one vCPU: the first pages % vcpus vCPUs have one more than the others. In one piece, or with
+ * --interleave every vcpus-th page (stride). */
 struct share {
-    uint64_t first_page, pages;
+    uint64_t first_page, stride, pages;
     uint64_t prefilled; /* of these, the last ones in order of touch, which a background thread fills */
     struct touch_order order;
 };
@@ -26,7 +27,15 @@ struct share {
 struct share share_of_vcpu(const struct options *options, uint64_t vcpu);
 uint64_t vcpu_of_page(const struct options *options, uint64_t page);
 
-/* The next page within the share, 0 <= page < pages. */
+/* Behind the pages that the guest touches, those of the VMM thread, then those of each vCPU thread. */
+uint64_t pages_in_all(const struct options *options);
+uint64_t first_vmm_page(const struct options *options);
+uint64_t first_device_page(const struct options *options, uint64_t vcpu);
+
+/* Which page the index-th of a share is. */
+uint64_t share_page(const struct share *share, uint64_t index);
+
+/* The index of the next page within the share, 0 <= index < pages. */
 uint64_t touch_order_next(struct touch_order *order);
 
 #endif

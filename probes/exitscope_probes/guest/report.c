@@ -30,21 +30,36 @@ void report_ready(const struct vm *vm) {
     printf("{\"state\": \"ready\", \"pid\": %d, \"vcpus\": [", getpid());
     for (uint64_t i = 0; i < vm->options->vcpus; i++)
         printf("%s{\"vcpu\": %lu, \"tid\": %d}", separator(i), i, vm->vcpu[i].tid);
-    printf("]}\n");
+    printf("], \"vmm_tid\": ");
+    printf(vm->options->vmm_touch ? "%d}\n" : "null}\n", vm->vmm.tid);
     fflush(stdout);
 }
 
 static void print_vcpu(const struct vm *vm, const struct vcpu *vcpu) {
-    const struct fault_counts *counts = &vm->paging->counts[vcpu->index];
+    const struct fault_counts *counts = counts_of_vcpu(vm->paging, (uint64_t)vcpu->index);
+    const struct fault_counts *device = counts_of_device(vm->paging, (uint64_t)vcpu->index);
 
     printf("{\"vcpu\": %d, \"tid\": %d, \"pages\": %lu, \"touches\": %lu, \"faults\": %lu, \"repeats\": %lu, ",
            vcpu->index, vcpu->tid, vcpu->share.pages, vcpu->touches, counts->faults, counts->repeats);
+    printf("\"userspace_touches\": %lu, \"userspace_faults\": %lu, ", vcpu->device_touches, device->faults);
     printf("\"filled\": %lu, \"run_ns\": %lu, \"pause_ns\": %lu, \"fault_free_ns\": ", vcpu->filled,
            vcpu->run_ns[PASS_DEMAND], vcpu->pause_ns[PASS_DEMAND]);
     if (vm->options->fault_free_pass)
         printf("%lu}", vcpu->run_ns[PASS_FAULT_FREE]);
     else
         printf("null}");
+}
+
+static void print_vmm(const struct vm *vm) {
+    const struct fault_counts *counts = counts_of_vmm(vm->paging);
+
+    printf("\"vmm\": ");
+    if (!vm->options->vmm_touch) {
+        printf("null, ");
+        return;
+    }
+    printf("{\"tid\": %d, \"pages\": %lu, \"touches\": %lu, ", vm->vmm.tid, vm->options->vmm_touch, vm->vmm.touches);
+    printf("\"faults\": %lu, \"repeats\": %lu}, ", counts->faults, counts->repeats);
 }
 
 static uint64_t print_handlers(const struct handlers *handlers) {
@@ -70,6 +85,11 @@ static void print_conditions(const struct options *o) {
     print_string("backing", backing_name(o->backing));
     printf(", ");
     print_string("fault", fault_name(o->fault));
+    printf(", ");
+    print_string("resolver", resolver_name(o->resolver));
+    printf(", \"fill_pages\": %lu, \"interleave\": %s, \"gather\": %s, ", o->fill_pages, boolean(o->interleave),
+           boolean(o->gather));
+    printf("\"vmm_touch\": %lu, \"vcpu_touch\": %lu", o->vmm_touch, o->vcpu_touch);
     printf(", \"handlers\": %lu, \"batch\": %lu, ", o->handlers, o->batch);
     print_string("order", order_name(o->order));
     printf(", \"seed\": %lu, \"async\": %s, \"delay_ns\": %lu, ", o->seed, boolean(o->async), o->delay_ns);
@@ -95,18 +115,20 @@ void report_done(const struct vm *vm, const struct handlers *handlers, const str
     printf(", ");
     print_string("fault", fault_name(options->fault));
     printf(", ");
-    print_string("resolver", paging_resolver(vm->paging));
+    print_string("resolver", options->mode == MODE_NONE ? NULL : resolver_name(options->resolver));
     printf(", \"async\": %s, \"vcpus\": [", boolean(options->async));
     for (uint64_t i = 0; i < options->vcpus; i++) {
         printf("%s", separator(i));
         print_vcpu(vm, &vm->vcpu[i]);
-        faults += vm->paging->counts[i].faults;
+        faults += counts_of_vcpu(vm->paging, i)->faults;
         fault_free_ns += vm->vcpu[i].run_ns[PASS_FAULT_FREE];
     }
     printf("], ");
+    print_vmm(vm);
     print_count("events_read", print_handlers(handlers));
-    printf(", \"fills\": {\"demand\": %lu, \"background\": %lu, \"eexist\": %lu}, ", vm->paging->demand_fills,
+    printf(", \"fills\": {\"demand\": %lu, \"background\": %lu, \"eexist\": %lu, ", vm->paging->demand_fills,
            vm->paging->background_fills, vm->paging->present_already);
+    printf("\"repaired\": %lu}, ", vm->paging->repaired);
     printf("\"faults\": %lu, \"pages\": %lu, ", faults, options->pages);
     printf("\"rounds\": %lu, \"wall_ns\": %lu, \"fault_free_ns\": ", totals->rounds, totals->wall_ns);
     printf(options->fault_free_pass ? "%lu, " : "null, ", fault_free_ns);

@@ -5,6 +5,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -18,6 +19,19 @@ struct memory_fault {
 /* So many -EFAULT on one page in a row mean that filling it does not help. */
 #define MAX_ATTEMPTS 10
 
+/* The hva that UFFDIO_POISON has marked and this vCPU's guest has touched; 0: none. */
+static _Thread_local volatile uintptr_t poisoned_hva;
+
+static void note_poison(int signal, siginfo_t *info, void *context) {
+    (void)signal, (void)context;
+    poisoned_hva = (uintptr_t)info->si_addr;
+}
+
+void vcpu_catch_poison(void) {
+    struct sigaction action = {.sa_sigaction = note_poison, .sa_flags = SA_SIGINFO};
+    sigaction(SIGBUS, &action, NULL);
+}
+
 enum outcome { OUTCOME_DOORBELL, OUTCOME_FAULT, OUTCOME_INTERRUPTED };
 
 static enum outcome run(struct vcpu *vcpu) {
@@ -27,7 +41,7 @@ static enum outcome run(struct vcpu *vcpu) {
     if (ioctl(vcpu->fd, KVM_RUN, 0)) {
         if (errno == EINTR)
             return OUTCOME_INTERRUPTED;
-        if (errno == EFAULT && vcpu->vm->options->mode == MODE_EXIT)
+        if (errno == EFAULT && vcpu->vm->options->mode >= MODE_EXIT)
             return OUTCOME_FAULT;
         fail("vCPU %d: KVM_RUN: %s (exit reason %u)", vcpu->index, strerror(errno), run->exit_reason);
     }
@@ -60,7 +74,7 @@ void vcpu_create(struct vcpu *vcpu) {
     vcpu->run = mmap(NULL, (size_t)run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
     if (vcpu->run == MAP_FAILED)
         fail("vCPU %d: cannot map its kvm_run: %s", vcpu->index, strerror(errno));
-    vcpu->scratch = paging_scratch();
+    vcpu->scratch = scratch_create(vm->options);
     arch_vcpu_init(vm->kvm_fd, vcpu->fd, vm->options->async);
     /* Code, page tables and MMIO are mapped from here on: a pass faults on its own pages only. */
     while (run(vcpu) != OUTCOME_DOORBELL)
@@ -97,6 +111,26 @@ static void resolve(struct vcpu *vcpu, struct attempts *attempts) {
     vcpu->filled += paging_fill(vcpu->vm->paging, page, FILL_DEMAND, vcpu->scratch);
 }
 
+/* As a VMM would put in a page that it finds broken. */
+static void repair_poisoned(struct vcpu *vcpu) {
+    uintptr_t hva = poisoned_hva;
+
+    if (!hva)
+        return;
+    poisoned_hva = 0;
+    paging_repair(vcpu->vm->paging, (hva - (uintptr_t)vcpu->vm->paging->memory->hva) / PAGE_SIZE, vcpu->scratch);
+}
+
+/* --vcpu-touch: `pages` of this thread's own pages, in userspace. */
+static void emulate_device(struct vcpu *vcpu, uint64_t first, uint64_t pages) {
+    uint64_t page = first_device_page(vcpu->vm->options, (uint64_t)vcpu->index) + first;
+
+    for (uint64_t i = 0; i < pages && !stopping; i++) {
+        memory_touch(vcpu->vm->paging->memory, page + i);
+        vcpu->device_touches++;
+    }
+}
+
 /* What a vCPU does between two chunks; the time is not the guest's. */
 static void pause_between_chunks(struct vcpu *vcpu, enum pass pass, uint64_t touches) {
     uint64_t begin_ns = now_ns();
@@ -109,15 +143,16 @@ static void pause_between_chunks(struct vcpu *vcpu, enum pass pass, uint64_t tou
 }
 
 /* A pass is a sequence of chunks, each ended by a doorbell: one chunk of all pages; or two, the pages left to
- * demand and those filled in the background; or, with --think-us, as many as there are touches. */
+ * demand and those filled in the background; or, with --think-us or --vcpu-touch, as many as there are touches. */
 void vcpu_run_pass(struct vcpu *vcpu, enum pass pass) {
     const struct share *share = &vcpu->share;
     uint64_t demand = pass == PASS_DEMAND ? share->pages - share->prefilled : share->pages;
     uint64_t chunk = demand ? demand : share->pages, next_chunk = share->pages - demand, touches = 0;
+    uint64_t device = pass == PASS_DEMAND ? vcpu->vm->options->vcpu_touch : 0, device_done = 0;
     struct attempts attempts = {.page = UINT64_MAX};
     uint64_t begin_ns = now_ns(), paused_ns = vcpu->pause_ns[pass];
 
-    if (vcpu->vm->options->think_ns)
+    if (vcpu->vm->options->think_ns || device)
         chunk = next_chunk = 1;
     arch_set_pass(vcpu->fd, vcpu->vm->options->async, share, chunk, next_chunk);
     if (!demand)
@@ -126,7 +161,10 @@ void vcpu_run_pass(struct vcpu *vcpu, enum pass pass) {
         enum outcome outcome = run(vcpu);
         if (outcome == OUTCOME_FAULT)
             resolve(vcpu, &attempts);
+        repair_poisoned(vcpu);
         if (outcome == OUTCOME_DOORBELL) {
+            if (device_done < device)
+                emulate_device(vcpu, device_done++, 1);
             touches += chunk;
             chunk = next_chunk;
             if (touches < share->pages)
@@ -139,6 +177,7 @@ void vcpu_run_pass(struct vcpu *vcpu, enum pass pass) {
         }
     }
     finish_doorbell(vcpu);
+    emulate_device(vcpu, device_done, device - device_done);
     vcpu->run_ns[pass] += now_ns() - begin_ns - (vcpu->pause_ns[pass] - paused_ns);
     if (pass == PASS_DEMAND)
         vcpu->touches += touches;

@@ -2,6 +2,7 @@
 #include "vm.h"
 #include "arch.h"
 #include "common.h"
+#include "gmem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,6 +67,25 @@ static void *vcpu_main(void *argument) {
     return NULL;
 }
 
+static void *vmm_main(void *argument) {
+    struct vm *vm = argument;
+    uint64_t first = first_vmm_page(vm->options);
+
+    pthread_setname_np(pthread_self(), "vmm-io");
+    vm->vmm.tid = gettid();
+    end_pass(vm);
+    for (uint64_t passes_done = 0; await_pass(vm, passes_done); passes_done++) {
+        for (uint64_t i = 0; vm->pass == PASS_DEMAND && !stopping && i < vm->options->vmm_touch; i++) {
+            memory_touch(vm->paging->memory, first + i);
+            vm->vmm.touches++;
+        }
+        end_pass(vm);
+    }
+    return NULL;
+}
+
+static uint64_t threads_of(const struct options *options) { return options->vcpus + !!options->vmm_touch; }
+
 static void await_idle(struct vm *vm) {
     eventfd_t value;
     while (eventfd_read(vm->idle_fd, &value) && errno == EINTR)
@@ -77,7 +97,7 @@ void vm_create(struct vm *vm, const struct options *options, struct paging *pagi
     uint64_t control_size = arch_control_size();
     uint8_t *control = mmap(NULL, control_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    *vm = (struct vm){.options = options, .paging = paging, .prefill = prefill, .running = options->vcpus};
+    *vm = (struct vm){.options = options, .paging = paging, .prefill = prefill, .running = threads_of(options)};
     pthread_mutex_init(&vm->lock, NULL);
     pthread_cond_init(&vm->started, NULL);
     vm->idle_fd = eventfd(0, EFD_CLOEXEC);
@@ -92,7 +112,14 @@ void vm_create(struct vm *vm, const struct options *options, struct paging *pagi
         fail("KVM_CREATE_VM: %s", strerror(errno));
     arch_vm_init(vm->fd);
     add_memslot(vm->fd, CONTROL_SLOT, CONTROL_GPA, control, control_size);
-    add_memslot(vm->fd, DATA_SLOT, DATA_GPA, memory->hva, memory->length);
+    paging->vm_fd = vm->fd;
+    if (options->mode == MODE_MEMORY_FAULT) {
+        gmem_require(vm->kvm_fd);
+        for (uint64_t page = 0; page < memory->pages; page++)
+            gmem_add(vm->fd, memory, page);
+    } else {
+        add_memslot(vm->fd, DATA_SLOT, DATA_GPA, memory->hva, memory->length);
+    }
 
     for (uint64_t i = 0; i < options->vcpus; i++) {
         struct vcpu *vcpu = &vm->vcpu[i];
@@ -101,13 +128,15 @@ void vm_create(struct vm *vm, const struct options *options, struct paging *pagi
         if (pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu))
             fail("cannot create the thread of vCPU %lu: raise the limit of processes, or use fewer --vcpus", i);
     }
+    if (options->vmm_touch && pthread_create(&vm->vmm.thread, NULL, vmm_main, vm))
+        fail("cannot create the VMM thread: raise the limit of processes");
     await_idle(vm);
 }
 
 void vm_start_pass(struct vm *vm, enum pass pass) {
     pthread_mutex_lock(&vm->lock);
     vm->pass = pass;
-    vm->running = vm->options->vcpus;
+    vm->running = threads_of(vm->options);
     vm->passes++;
     pthread_cond_broadcast(&vm->started);
     pthread_mutex_unlock(&vm->lock);
@@ -127,4 +156,6 @@ void vm_stop(struct vm *vm) {
     pthread_mutex_unlock(&vm->lock);
     for (uint64_t i = 0; i < vm->options->vcpus; i++)
         pthread_join(vm->vcpu[i].thread, NULL);
+    if (vm->options->vmm_touch)
+        pthread_join(vm->vmm.thread, NULL);
 }

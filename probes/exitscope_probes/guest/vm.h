@@ -23,8 +23,16 @@ struct vcpu {
     bool doorbell_unfinished; /* KVM_EXIT_MMIO came and KVM_RUN has not been entered since */
     uint64_t filled;          /* exit mode: pages this thread made present */
     uint64_t touches;         /* in demand passes */
+    uint64_t device_touches;  /* --vcpu-touch: by this thread in userspace */
     uint64_t run_ns[2];       /* time in passes, by kind, without the pauses */
     uint64_t pause_ns[2];     /* --think-us, and waiting for the background fill */
+};
+
+/* The VMM's own thread, which touches guest memory (--vmm-touch). */
+struct vmm {
+    pthread_t thread;
+    int tid;
+    uint64_t touches;
 };
 
 struct vm {
@@ -33,8 +41,9 @@ struct vm {
     struct prefill *prefill;
     int kvm_fd, fd;
     struct vcpu *vcpu;
-    /* One pass at a time: the main thread raises `passes`, every vCPU thread does it and counts down
-     * `running`. */
+    struct vmm vmm;
+    /* One pass at a time: the main thread raises `passes`, every vCPU thread (and the VMM thread) does it and counts
+     * down `running`. */
     pthread_mutex_t lock;
     pthread_cond_t started;
     enum pass pass;
@@ -59,5 +68,8 @@ void vm_stop(struct vm *vm);
 /* vcpu.c: does one pass, and the first KVM_RUN. */
 void vcpu_run_pass(struct vcpu *vcpu, enum pass pass);
 void vcpu_create(struct vcpu *vcpu);
+
+/* For --resolver poison: SIGBUS is noted, and its page repaired by the vCPU thread. */
+void vcpu_catch_poison(void);
 
 #endif

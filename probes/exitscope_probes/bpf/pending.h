@@ -1,0 +1,99 @@
+/* pending.h: events whose waiter is not known when a handler reads them, kept by their page. */
+
+/* A page fault event has reached its handler, and its waiter is to be found later. */
+static __always_inline void note_read(u64 mm, u64 page, u8 presence, u8 access, u64 now) {
+    struct page_key key = {.mm = mm, .page = page};
+    struct pending fresh = {.read_ns = now, .reads = 1, .presence = presence, .access = access};
+    struct settings *settings_row = the_settings();
+    if (!bpf_map_update_elem(MAP(pendings), &key, &fresh, BPF_NOEXIST)) {
+        if (settings_row)
+            __sync_fetch_and_add(&settings_row->pendings, 1);
+        return;
+    }
+    struct pending *known = bpf_map_lookup_elem(MAP(pendings), &key);
+    if (!known) {
+        lose(LOSS_MAP_FULL);
+        return;
+    }
+    if (known->claims >= known->reads) { /* also the entry that an async fault has made */
+        known->read_ns = now;
+        known->fill_begin_ns = 0;
+        known->fill_end_ns = 0;
+        known->presence = presence;
+        known->access = access;
+    }
+    __sync_fetch_and_add(&known->reads, 1);
+}
+
+/* Matches a waiter to the event that a handler has read for its page. A fill without a wake-up, answered by a wake-up
+ * later, is the fill. */
+static __always_inline void claim(struct wait *wait, struct page_key *key, struct pending *pending) {
+    wait->read_ns = pending->read_ns;
+    wait->seen |= SEEN_READ;
+    wait->presence = pending->presence;
+    if (!wait->access)
+        wait->access = pending->access;
+    wait->hva = key->page;
+    if (pending->fill_begin_ns && (!wait->fill_begin_ns || wait->resolver == RESOLVER_WAKE)) {
+        wait->fill_begin_ns = pending->fill_begin_ns;
+        wait->fill_end_ns = pending->fill_end_ns;
+        wait->resolver = pending->resolver;
+        wait->handler_tid = pending->handler_tid;
+        wait->seen |= SEEN_FILL;
+    }
+    __sync_fetch_and_add(&pending->claims, 1);
+}
+
+static __always_inline void forget_pending(struct page_key *key) {
+    struct settings *known = the_settings();
+    if (!bpf_map_delete_elem(MAP(pendings), key) && known)
+        __sync_fetch_and_add(&known->pendings, -1);
+}
+
+/* Looks for the event of a vCPU that has not been named, or that had not slept when its event was read: resolved before
+ * it slept, woken by a fill of many pages, or released by the end of the uffd. */
+static __always_inline void claim_own(struct thread *thread, struct wait *wait, u64 page) {
+    struct page_key key = {.mm = thread->mm, .page = page};
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
+    if (!pending || pending->asyncs || pending->claims >= pending->reads)
+        return;
+    claim(wait, &key, pending);
+    if ((pending->fill_end_ns || wait->woken) && pending->claims >= pending->reads)
+        forget_pending(&key); /* else the fill is still going on, and forgets it */
+}
+
+/* A vCPU has left a wait whose event named it, kicked out of it. Its page may be filled before it comes back: the event
+ * goes to where those are that name nobody. */
+static __always_inline void remember_named(struct thread *thread) {
+    struct wait *wait = &thread->wait;
+    if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
+        return;
+    struct vm_totals *vm = vm_totals_of(wait->vm_slot);
+    if (vm)
+        __sync_fetch_and_add(&vm->events_read, 1);
+    if (!wait->pended)
+        note_read(thread->mm, wait->hva, wait->presence, wait->access, wait->read_ns);
+}
+
+static __always_inline struct waiting *waiting_for(struct page_key *key) {
+    u64 page = key->page ^ key->mm;
+    u32 index = ((page >> 12) ^ (page >> 25)) % WAITING_ENTRIES;
+    return bpf_map_lookup_elem(MAP(waiting), &index);
+}
+
+/* Lists a waiter under its page, so that a fill that wakes nobody finds it too: it may be about to sleep, or awake again
+ * for a signal. False if the place is taken by another wait. */
+static __always_inline bool list_waiting(struct thread *thread, struct page_key *key) {
+    struct waiting *entry = waiting_for(key);
+    if (!entry)
+        return false;
+    u64 page = key->page ^ key->mm;
+    if (entry->tid == thread->tid && entry->page == page)
+        return true;
+    struct thread *other = entry->tid ? thread_of(entry->tid) : 0;
+    if (other && other != thread && other->wait.open && (other->wait.hva ^ other->mm) == entry->page)
+        return false;
+    entry->page = page;
+    entry->tid = thread->tid;
+    return true;
+}

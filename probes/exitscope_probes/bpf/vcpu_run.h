@@ -1,0 +1,91 @@
+/* vcpu_run.h: KVM_RUN is entered, and returns. */
+
+#define KICK_NS 1000000 /* a vCPU that is kicked out of its wait has left KVM_RUN by then */
+
+static __always_inline void enter_run(u64 vcpu) {
+    struct thread *thread = thread_of(current_tid());
+    if (!thread || thread->vcpu != vcpu)
+        adopt_vcpu(vcpu);
+    else if (thread->exit_ns)
+        finish_exit(thread, bpf_ktime_get_ns());
+}
+
+static __always_inline u32 exit_cell(u32 reason, s32 error) {
+    if (!error)
+        return reason < EXIT_REASON_BEYOND ? reason : EXIT_REASON_BEYOND;
+    if (error == ERRNO_EINTR)
+        return EXIT_EINTR;
+    if (error == ERRNO_EAGAIN)
+        return EXIT_EAGAIN;
+    if (error == ERRNO_EFAULT)
+        return reason == KVM_EXIT_MEMORY_FAULT ? EXIT_MEMORY_FAULT_EFAULT : EXIT_EFAULT;
+    if (error == ERRNO_EHWPOISON && reason == KVM_EXIT_MEMORY_FAULT)
+        return EXIT_MEMORY_FAULT_EHWPOISON;
+    return EXIT_ERROR_OTHER;
+}
+
+/* KVM_RUN has returned with a fault that userspace must solve. */
+static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 result, u64 now) {
+    struct wait *wait = &thread->wait;
+    bool open = wait->open == OPEN_GUEST;
+    u8 access = wait->access;
+    u8 presence = wait->presence;
+    u64 hva = wait->hva;
+    close_wait(wait);
+    if (open) {
+        wait->seen = SEEN_ACCESS;
+        wait->access = access;
+        wait->presence = presence;
+        wait->hva = hva;
+    } else {
+        thread->access_ns = now;
+    }
+    thread->exit_address = open ? thread->address : ADDRESS_UNKNOWN;
+    thread->exit_ns = now;
+    thread->exit_errno = result;
+    thread->exit_reason = reason;
+    thread->exit_gpa = TWO_STAGE_PAGING ? thread->exit_address : ADDRESS_UNKNOWN;
+    thread->exit_flags = 0;
+    thread->exit_size = 0;
+    if (reason == KVM_EXIT_MEMORY_FAULT) {
+        u64 detail[3] = {};
+        u64 run = read_u64(thread->vcpu + OFF_VCPU_RUN);
+        bpf_probe_read_kernel(detail, sizeof(detail), (void *)(run + RUN_MEMORY_FAULT));
+        thread->exit_flags = detail[0];
+        thread->exit_gpa = PAGE_OF(detail[1]);
+        thread->exit_size = detail[2];
+    }
+    keep_slot(&thread->exit_slot, read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT));
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    if (totals)
+        totals->open_since_ns = thread->access_ns;
+}
+
+/* KVM_RUN returns `result` (0 or -errno) with kvm_run->exit_reason. */
+static __always_inline void leave_run(struct thread *thread, u32 reason, s32 result) {
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    u64 cell = at_most(exit_cell(reason, result < 0 ? -result : 0), EXITS - 1);
+    if (!totals)
+        return;
+    totals->exits[cell] += 1;
+    struct wait *wait = &thread->wait;
+    if (thread->has_previous)
+        rejoin_previous(thread);
+    if (wait->woken)
+        finish_woken(thread, wait, thread->access_ns, wait->run_ns);
+    u64 now = bpf_ktime_get_ns();
+    if (result == -ERRNO_EFAULT || (result == -ERRNO_EHWPOISON && reason == KVM_EXIT_MEMORY_FAULT)) {
+        begin_exit(thread, reason, result, now);
+        return;
+    }
+    if (wait->open == OPEN_GUEST && wait->sleep_ns && (wait->run_ns || wait->seen & SEEN_READ)) {
+        /* Kicked out of its wait: time lost to the fault all the same; the fault itself starts anew. Or it had gone on
+         * without KVM's mapping anything, as a neighbour's fault had mapped its page. */
+        u64 over_ns = wait->run_ns ? wait->run_ns : now;
+        totals->stall_ns += over_ns - thread->access_ns;
+        thread->kicked = now - over_ns < KICK_NS;
+        remember_named(thread);
+    }
+    totals->open_since_ns = 0;
+    close_wait(wait);
+}
