@@ -1,6 +1,7 @@
 // @ts-check
 /** What the reader chooses: VM, window, pause, theme. VM and window live in the address, so that a link can be shared. */
 import { byId, setAttribute, setText } from './dom.mjs';
+import { isSpace } from './keys.mjs';
 import { switchTheme, theme } from './theme.mjs';
 
 export const WINDOWS_NS = Object.freeze({ '1s': 1e9, '5s': 5e9, '10s': 10e9, '30s': 30e9, '1m': 60e9, '5m': 300e9, '15m': 900e9 });
@@ -61,16 +62,14 @@ function startPause(onPause) {
   };
   button.addEventListener('click', toggle);
   addEventListener('keydown', (event) => {
-    if (event.key !== ' ' || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-    const target = /** @type {HTMLElement} */ (event.target);
-    if (target.closest('button, select, summary, a, textarea, input:not([type=radio])')) return; // Space is theirs
+    if (button.classList.contains('away') || !isSpace(event)) return; // a replay has its own pause
     event.preventDefault();
     toggle();
   });
 }
 
 /** @param {() => void} onTheme */
-function startThemeButton(onTheme) {
+export function startThemeButton(onTheme) {
   const button = byId('theme');
   const reflect = () => setAttribute(button, 'aria-label', `Switch to the ${theme() === 'dark' ? 'light' : 'dark'} theme`);
   button.addEventListener('click', () => {

@@ -11,6 +11,8 @@ const NS_PER_S = 1e9;
 const WHOLE = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 const CLOCK = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
+const DAY = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
+
 /** @param {unknown} value @returns {value is number} */
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
 
@@ -80,6 +82,33 @@ export function share(fraction) {
 /** Wall clock of the host's moment in the reader's time zone: 14:03:27. @param {number|null|undefined} wallMs Unix ms */
 export function clock(wallMs) {
   return known(wallMs) ? CLOCK.format(wallMs) : NONE;
+}
+
+/** Day and clock in the reader's time zone: 22 Nov 2026, 14:03:27. @param {number|null|undefined} wallMs Unix ms */
+export function moment(wallMs) {
+  return known(wallMs) ? `${DAY.format(wallMs)}, ${CLOCK.format(wallMs)}` : NONE;
+}
+
+/** A position or a running length, as a player shows it: 0:07, 12:34, 1:02:03. @param {number|null|undefined} ns */
+export function position(ns) {
+  if (!known(ns)) return NONE;
+  const seconds = Math.max(0, Math.floor(ns / NS_PER_S));
+  const [hours, minutes, rest] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, String(seconds % 60).padStart(2, '0')];
+  return hours ? `${hours}:${String(minutes).padStart(2, '0')}:${rest}` : `${minutes}:${rest}`;
+}
+
+/** A position in a short or a long recording: 1.50 s of 3 s, 12.5 s of 20 s, else as `position`. @param {number} ns @param {number} lengthNs of the whole */
+export function place(ns, lengthNs) {
+  if (lengthNs >= 30e9) return position(ns);
+  return `${(ns / NS_PER_S).toFixed(lengthNs < 10e9 ? 2 : 1)}${NBSP}s`;
+}
+
+/** A size: 812 B, 12.3 kB, 4.50 MB. @param {number|null|undefined} value bytes */
+export function bytes(value) {
+  if (!known(value)) return NONE;
+  if (value < 999.5) return `${Math.round(value)}${NBSP}B`;
+  const unit = value < 999.5e3 ? 'kB' : value < 999.5e6 ? 'MB' : 'GB';
+  return `${three(value / { kB: 1e3, MB: 1e6, GB: 1e9 }[unit])}${NBSP}${unit}`;
 }
 
 /** Unix ms as the number that makes a Plotly date axis (which writes UTC) write the reader's time. @param {number} wallMs */

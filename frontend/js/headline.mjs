@@ -23,8 +23,8 @@ export function showHeadline(frame) {
   }
   for (const [mode, values] of [...['memory_fault', 'async', 'kernel'].map((name) => [name, modes[name]]), ['other', frame.other]]) {
     put(`row-${mode}-count`, values?.count ? compact(values.count) : '–');
-    put(`row-${mode}-p50`, duration(values?.count ? values.p50 : null));
-    put(`row-${mode}-p99`, duration(values?.count ? values.p99 : null));
+    put(`row-${mode}-p50`, duration(values?.count ? values.p50 || null : null));
+    put(`row-${mode}-p99`, duration(values?.count ? values.p99 || null : null));
   }
   showStalls(frame.vcpus ?? []);
   put('queue-pending', compact(frame.queue?.pending));
@@ -35,6 +35,7 @@ export function showHeadline(frame) {
 
 /** The window as far as data fills it. @param {Record<string, any>} frame */
 function filled(frame) {
+  if (frame.window_ns < 10e9 && frame.at_rest) return duration(frame.window_ns);
   const short = frame.window_filled_ns < frame.window_ns * 0.98;
   return short ? `${span(Math.max(frame.window_filled_ns, 0))} of ${span(frame.window_ns)}` : span(frame.window_ns);
 }

@@ -30,6 +30,7 @@ export function spanOf(windowNs, ticks) {
  * @property {Record<string, ModeSeries>} modes  only modes that had a fault
  * @property {{pending: (number|null)[], total: (number|null)[]}} queue
  * @property {(number|null)[][]} heat  [vCPU row][column], p99 in ns
+ * @property {(number|null)[][]} stall  [vCPU row][column], 0 to 1; only recordings have it
  */
 
 /**
@@ -49,16 +50,31 @@ export function seriesOf(ticks, spanNs) {
     const column = columns - 1 + Math.round((tick.time_ns - phaseNs) / columnNs);
     if (column >= 0 && column < columns) groups[column].push(tick);
   }
+  return fromGroups(groups, groups.map((_, index) => phaseNs + (index - columns + 1) * columnNs), columnNs);
+}
+
+/**
+ * The columns of a recording's summary: the server has made them already.
+ * @param {import('./state.mjs').Tick[]} ticks each a column, equidistant, `time_ns` its middle @param {number} columnNs
+ * @returns {Series}
+ */
+export function seriesOfColumns(ticks, columnNs) {
+  return fromGroups(ticks.map((tick) => [tick]), ticks.map((tick) => tick.time_ns), columnNs);
+}
+
+/** @param {import('./state.mjs').Tick[][]} groups @param {number[]} timesNs @param {number} columnNs @returns {Series} */
+function fromGroups(groups, timesNs, columnNs) {
   return {
-    timesNs: groups.map((_, index) => phaseNs + (index - columns + 1) * columnNs),
+    timesNs,
     columnNs,
-    endNs: phaseNs + columnNs / 2,
+    endNs: (timesNs.at(-1) ?? 0) + columnNs / 2,
     modes: modesOf(groups),
     queue: {
       pending: groups.map((group) => worst(group.map((tick) => tick.queue?.pending))),
       total: groups.map((group) => worst(group.map((tick) => tick.queue?.total))),
     },
-    heat: heatOf(groups),
+    heat: rowsOf(groups, 'heat'),
+    stall: rowsOf(groups, 'stall'),
   };
 }
 
@@ -84,8 +100,8 @@ function modesOf(groups) {
   return modes;
 }
 
-/** @param {import('./state.mjs').Tick[][]} groups @returns {(number|null)[][]} */
-function heatOf(groups) {
-  const rows = groups.flat().reduce((most, tick) => Math.max(most, tick.heat?.length ?? 0), 0);
-  return Array.from({ length: rows }, (_, row) => groups.map((group) => worst(group.map((tick) => tick.heat?.[row]))));
+/** @param {import('./state.mjs').Tick[][]} groups @param {'heat'|'stall'} name @returns {(number|null)[][]} */
+function rowsOf(groups, name) {
+  const rows = groups.flat().reduce((most, tick) => Math.max(most, tick[name]?.length ?? 0), 0);
+  return Array.from({ length: rows }, (_, row) => groups.map((group) => worst(group.map((tick) => tick[name]?.[row]))));
 }

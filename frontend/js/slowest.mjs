@@ -4,6 +4,8 @@ import { byId, make, setAttribute, setText } from './dom.mjs';
 import { address, clock, duration } from './format.mjs';
 import { STAGES, stageMeaning } from './words.mjs';
 
+const PRESENCE = { missing: 'was missing', minor: 'was in the page cache', 'write-protected': 'was write-protected', mapped: 'was mapped' };
+
 const MOST = 10;
 
 /** The strip is as long as the fault, against the slowest. @param {HTMLElement} cell @param {Record<string, any>} fault @param {number} longestNs */
@@ -23,12 +25,29 @@ function drawStages(cell, fault, longestNs) {
   setAttribute(strip, 'role', 'img');
 }
 
+/** What was wanted of the page, and what KVM said of it: "write, slot 1, was missing, PRIVATE". @param {Record<string, any>} fault */
+function pageWords(fault) {
+  const words = [fault.access, typeof fault.memslot === 'number' ? `slot ${fault.memslot}` : '', PRESENCE[/** @type {keyof typeof PRESENCE} */ (fault.presence)] ?? ''];
+  if (fault.mode === 'memory_fault') words.push(...(fault.exit_flags ?? []));
+  return words.filter(Boolean).join(', ') || '–';
+}
+
+/** The mark of what KVM did not say itself. @param {HTMLElement} cell @param {Record<string, any>} fault */
+function drawPage(cell, fault) {
+  const [words, mark] = cell.children.length ? [...cell.children] : [cell.appendChild(make('span')), cell.appendChild(make('em', 'inferred'))];
+  const inferred = fault.inferred ?? [];
+  setText(/** @type {HTMLElement} */ (words), pageWords(fault));
+  setText(/** @type {HTMLElement} */ (mark), inferred.length ? 'inferred' : '');
+  const title = inferred.length ? `KVM_RUN ended with ${fault.error ?? 'an error'}${fault.mode === 'exit' ? ', which says nothing else' : ''}; inferred by the probes: ${inferred.join(', ')}` : '';
+  if (cell.title !== title) cell.title = title;
+}
+
 export class SlowestTable {
   constructor() {
     this.body = /** @type {HTMLTableSectionElement} */ (byId('slowest').querySelector('tbody'));
-    for (let row = 0; row < MOST; row += 1) this.body.append(make('tr', '', ...Array.from({ length: 10 }, () => make('td'))));
+    for (let row = 0; row < MOST; row += 1) this.body.append(make('tr', '', ...Array.from({ length: 11 }, () => make('td'))));
     for (const row of this.body.rows) {
-      ['number', 'vm', 'number', 'mode', 'number', 'stages', 'text', 'number', 'mono address', 'mono address'].forEach((name, index) => { row.cells[index].className = name; });
+      ['number', 'vm', 'number', 'mode', 'number', 'stages', 'text', 'number', 'mono address', 'mono address', 'address page'].forEach((name, index) => { row.cells[index].className = name; });
     }
     const toggle = /** @type {HTMLInputElement} */ (byId('addresses'));
     toggle.addEventListener('change', () => byId('slowest').classList.toggle('with-addresses', toggle.checked));
@@ -63,5 +82,6 @@ export class SlowestTable {
     setText(cells[7], String(fault.handler_tid || '–'));
     setText(cells[8], address(fault.gpa));
     setText(cells[9], address(fault.hva));
+    drawPage(cells[10], fault);
   }
 }

@@ -19,12 +19,13 @@ export const STALE_NS = 2e9;
 /**
  * @param {import('./state.mjs').State} state the newest state, also while paused
  * @param {number} nowMs page clock @param {number|null} pausedMs when the display was frozen
+ * @param {boolean} [replaying] whether a recording is played: then old data is no news
  * @returns {Status}
  */
-export function statusOf(state, nowMs, pausedMs) {
+export function statusOf(state, nowMs, pausedMs, replaying = false) {
   const source = state.frame?.source;
   const ageNs = state.frame ? (source.age_ns ?? 0) + (nowMs - state.receivedMs) * 1e6 : null;
-  const status = sourceStatus(state, source, ageNs, nowMs);
+  const status = sourceStatus(state, source, ageNs, nowMs, replaying);
   if (pausedMs === null) return status;
   const behind = `${age((nowMs - pausedMs) * 1e6)} behind`;
   const also = status.kind === 'live' ? '' : ` The stream itself: ${status.label.toLowerCase()}. ${status.sentence}`;
@@ -33,9 +34,9 @@ export function statusOf(state, nowMs, pausedMs) {
 
 /**
  * @param {import('./state.mjs').State} state @param {Record<string, any>|undefined} source
- * @param {number|null} ageNs @param {number} nowMs @returns {Status}
+ * @param {number|null} ageNs @param {number} nowMs @param {boolean} replaying @returns {Status}
  */
-function sourceStatus(state, source, ageNs, nowMs) {
+function sourceStatus(state, source, ageNs, nowMs, replaying) {
   const base = { ageNs, sentence: source?.reason ?? '', command: '', dim: false };
   if (state.connection === 'lost') {
     const seconds = Math.max(0, Math.ceil(((state.retryAtMs ?? nowMs) - nowMs) / 1000));
@@ -48,11 +49,13 @@ function sourceStatus(state, source, ageNs, nowMs) {
     return { ...base, kind: 'waiting', label: 'WAITING', dim: true, command: 'sudo exitscope collect',
       sentence: source.reason ?? 'The server runs, but no collector is connected to it.' };
   }
+  const replay = source.kind === 'replay';
+  if (replay && replaying) return { ...base, kind: 'replay', label: 'REPLAY' };
   if (source.state === 'stale' || (ageNs ?? 0) > STALE_NS) {
     return { ...base, kind: 'stale', label: 'STALE', dim: true,
       sentence: source.reason ?? 'The collector is connected but sends nothing; what you see is old.' };
   }
-  if (source.kind === 'replay') {
+  if (replay) {
     return { ...base, kind: 'replay', label: 'REPLAY', sentence: source.reason ?? 'This is a recording, not this host now.' };
   }
   return { ...base, kind: 'live', label: 'LIVE' };

@@ -40,6 +40,7 @@ export function switchTheme() {
  * @property {string} ink  text on coloured bars
  * @property {string} font
  * @property {Record<string, string>} modes @property {Record<string, string>} stages @property {Record<string, string>} resolvers
+ * @property {{a: string, b: string}} sides  the two recordings of a comparison
  * @property {[number, string][]} heat  Plotly colour scale, low to high
  */
 
@@ -56,7 +57,7 @@ export function palette() {
   const steps = theme() === 'dark' ? INFERNO : [...INFERNO].reverse();
   const answer = {
     text: colour('text'), muted: colour('muted'), grid: colour('grid'), card: colour('card'), window: colour('window'),
-    ink: colour('ink'), font: getComputedStyle(document.body).fontFamily,
+    ink: colour('ink'), sides: { a: colour('side-a'), b: colour('side-b') }, font: getComputedStyle(document.body).fontFamily,
     modes: table(MODES, 'mode'), stages: table(STAGES, 'stage'), resolvers: table(RESOLVERS, 'resolver'),
     heat: steps.map((step, index) => /** @type {[number, string]} */ ([index / (steps.length - 1), step])),
   };

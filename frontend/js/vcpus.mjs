@@ -47,7 +47,8 @@ export class VcpuTable {
     this.nowNs = frame.time_ns;
     const vcpus = frame.vcpus ?? [];
     this.place = new Map(vcpus.map((/** @type {any} */ row, /** @type {number} */ index) => [keyOf(row), index]));
-    setText(byId('vcpu-count'), `${count(vcpus.length)} ${vcpus.length === 1 ? 'vCPU' : 'vCPUs'}, ${count(vcpus.filter((/** @type {any} */ row) => row.open_since_ns).length)} in a fault now`);
+    const open = frame.at_rest ? '' : `, ${count(vcpus.filter((/** @type {any} */ row) => row.open_since_ns).length)} in a fault now`;
+    setText(byId('vcpu-count'), `${count(vcpus.length)} ${vcpus.length === 1 ? 'vCPU' : 'vCPUs'}${open}`);
     this.table.show(vcpus);
   }
 }

@@ -8,10 +8,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from exitscope_probes.exit_reasons import ISA_NONE
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, LOSSES, MODES, RESOLVERS, SERIES
+from exitscope_probes.records import EXIT_CELLS, HARDWARE_DTYPE, LOSSES, MODES, RESOLVERS, SERIES
 from exitscope_probes.wire import Kind, Message
 
+from .hardware import HardwareExits
 from .latency import percentile_columns
 from .peer import Hello, PeerVms, checked
 from .rows import MAX_ROWS, MAX_SLOTS, Rows, is_vcpu
@@ -39,7 +41,7 @@ USER_MODES: Final = len(MODES) - 1
 
 
 class Aggregate:
-    """See the module. Readers use rows, vms, histograms, scalars, fills, series, slowest and losses."""
+    """See the module. Readers use rows, vms, histograms, scalars, hardware, fills, series, slowest and losses."""
 
     def __init__(self) -> None:
         self.hello = Hello()
@@ -53,6 +55,7 @@ class Aggregate:
         self.histograms = Counters(MAX_ROWS, HISTOGRAM_WIDTH, np.uint32)
         self.scalars = Counters(MAX_ROWS, _SCALARS, np.int64)
         self.fills = Counters(MAX_VMS + 1, _VM_SCALARS, np.int64)
+        self.hardware = HardwareExits()
         self.series = Series()
         self.slowest = Slowest()
         self.rows_refused = 0
@@ -96,6 +99,7 @@ class Aggregate:
         self.rows.detach_all()
         self.vms.new_session()
         self.slowest.clear()
+        self.hardware.isa = ISA_NONE
         self.losses = dict.fromkeys(LOSSES, 0)
         self.records_dropped = 0
 
@@ -114,7 +118,7 @@ class Aggregate:
     def _totals(self, message: Message, time_ns: int) -> None:
         if not self._started:  # windows begin with the first data, not with the epoch of the clock
             self._started = True
-            for counters in (self.histograms, self.scalars, self.fills):
+            for counters in self._counters():
                 counters.start(time_ns)
         self.time_ns = time_ns
         if not self._named:
@@ -126,12 +130,17 @@ class Aggregate:
         if len(slots) == len(totals):
             self._vcpus(slots, totals)
         self._cells(message.arrays["cells"])
+        hardware = message.arrays.get("hardware", np.empty(0, HARDWARE_DTYPE))
+        self.hardware.take(hardware, self.rows.of_slot, self._first)
         self._vms(message.arrays["vms"])
         self._first = False
         if self.histograms.tick_due(time_ns):
             self._tick(time_ns)
-        for counters in (self.histograms, self.scalars, self.fills):
+        for counters in self._counters():
             counters.close(time_ns)
+
+    def _counters(self) -> tuple[Counters, ...]:
+        return self.histograms, self.scalars, self.hardware.counters, self.fills
 
     def _vcpus(self, slots: npt.NDArray[Any], totals: npt.NDArray[Any]) -> None:
         fits = (slots < MAX_SLOTS) & (totals["vm"] != 0)
@@ -185,6 +194,7 @@ class Aggregate:
     def _reset_row(self, row: int) -> None:
         self.histograms.reset_row(row)
         self.scalars.reset_row(row)
+        self.hardware.reset_row(row)
         first = row * HISTOGRAM_WIDTH
         for cell in [cell for cell in self.wrapped if first <= cell < first + HISTOGRAM_WIDTH]:
             del self.wrapped[cell]

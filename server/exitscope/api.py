@@ -7,15 +7,16 @@ import time
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response, WebSocket
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from . import __version__, frame, models
 from .aggregate import Aggregate
 from .errors import ApiError
-from .hub import MAX_CLIENTS, MAX_ID, Client, Hub
+from .hub import MAX_CLIENTS, MAX_ID, Client
 from .metrics import exposition
 from .source import Status
+from .switch import Switch
 from .view import View, named_exits
 from .vms import ALL
 from .window import DEFAULT_WINDOW, WINDOWS
@@ -41,11 +42,30 @@ Window = Annotated[
 class Services:
     """What the endpoints work on; one per app."""
 
-    def __init__(self, aggregate: Aggregate, hub: Hub, status: Status) -> None:
-        self.aggregate = aggregate
-        self.hub = hub
-        self.status = status
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self.hub = switch.hub
         self.started_ns = time.monotonic_ns()
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """What is shown: the state of the source, or of a replay."""
+        return self._switch.aggregate
+
+    @property
+    def status(self) -> Status:
+        """How what is shown is fed."""
+        return self._switch.status
+
+    @property
+    def live(self) -> Aggregate:
+        """The state of the source, also while a replay is shown."""
+        return self._switch.live
+
+    @property
+    def live_status(self) -> Status:
+        """How the source is."""
+        return self._switch.live_status
 
 
 def services(connection: Request | WebSocket) -> Services:
@@ -82,6 +102,7 @@ async def capabilities(request: Request) -> models.Capabilities:
         summary=summary if hooks else "not known: no collector has been heard yet",
         capabilities=hooks,
         missing=[f"{hook.title}: {hook.effect}" for hook in lost],
+        profile=_profile(frame.profile(at.aggregate)),
         max_vcpus=at.aggregate.hello.max_vcpus,
         windows=list(WINDOWS),
     )
@@ -99,15 +120,15 @@ async def vcpus(
     vm: Annotated[str, Path(max_length=MAX_ID, description="Id of a VM, or `all`.")],
     window: Window = DEFAULT_WINDOW,
 ) -> models.Vcpus:
-    """Each vCPU of a VM: faults and exits since first seen; latency, stages and stall over the window."""
+    """Each vCPU of a VM: faults and exits since first seen; latency, stages, stall, hardware exits over the window."""
     aggregate = services(request).aggregate
     selection = _select(aggregate, vm, 404)
     view = View(aggregate, selection.rows, WINDOWS[window])
     stages = view.stages_per_row()
     exits = [named_exits(totals["exits"]) for one in selection.vms for totals in one.totals(aggregate.rows)]
     listed = frame.vcpu_list(aggregate, selection, view)
-    for entry, stage, exit_counts in zip(listed, stages, exits, strict=True):
-        entry |= {"stages_ns": stage, "exits": exit_counts}
+    for entry, stage, exit_counts, hardware in zip(listed, stages, exits, view.hardware_exits_per_row(), strict=True):
+        entry |= {"stages_ns": stage, "exits": exit_counts, "hardware_exits": hardware}
     return models.Vcpus.model_validate(
         {"window_ns": WINDOWS[window], "window_filled_ns": view.filled_ns, "vcpus": listed}
     )
@@ -119,11 +140,18 @@ async def exits(
     vm: Annotated[str, Query(max_length=MAX_ID, description="Id of a VM; empty or `all`: all running ones.")] = "",
     window: Window = DEFAULT_WINDOW,
 ) -> models.Exits:
-    """How KVM_RUN returned to userspace."""
+    """How KVM_RUN returned to userspace, and why the processor left guest code."""
     aggregate = services(request).aggregate
     selection = _select(aggregate, vm or ALL, 422)
     view = View(aggregate, selection.rows, WINDOWS[window])
-    return models.Exits(vm=selection.id, window_ns=WINDOWS[window], window_filled_ns=view.filled_ns, exits=view.exits())
+    return models.Exits(
+        vm=selection.id,
+        window_ns=WINDOWS[window],
+        window_filled_ns=view.filled_ns,
+        exits=view.exits(),
+        hardware={reason: models.HardwareExit(**exits) for reason, exits in view.hardware_exits().items()},
+        hardware_state=frame.hardware_state(aggregate),
+    )
 
 
 @router.get("/api/v1/loss", tags=["v1"])
@@ -135,9 +163,9 @@ async def loss(request: Request) -> models.Loss:
 
 @router.get("/metrics", tags=["Prometheus"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    """The same totals for Prometheus, in its text format; no guest addresses."""
+    """The source's totals for Prometheus, in its text format, also during a replay; no guest addresses."""
     at = services(request)
-    text, content_type = exposition(at.aggregate, at.status, at.hub)
+    text, content_type = exposition(at.live, at.live_status, at.hub)
     return Response(text, headers={"content-type": content_type})
 
 
@@ -196,6 +224,14 @@ def _select(aggregate: Aggregate, vm: str, status: int) -> frame.Selection:
         known = ", ".join(vm.id for vm in list(aggregate.vms)[-10:]) or "none yet"
         raise ApiError(status, "unknown_vm", f"vm: no VM {vm!r}", f"VMs seen: {known}.", "vm")
     return selection
+
+
+def _profile(said: dict[str, Any]) -> models.Profile | None:
+    """What a collector said of its kernel, if it fits."""
+    try:
+        return models.Profile.model_validate(said) if said else None
+    except ValidationError:
+        return None
 
 
 def _hook(said: dict[str, Any]) -> models.Hook:

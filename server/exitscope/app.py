@@ -8,42 +8,34 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-from exitscope_probes.wire import Kind, Message, WireError
-
-from . import __version__, errors
-from .aggregate import Aggregate
+from . import __version__, api_compare, api_faults, api_recordings, api_replay, errors
 from .api import Services, router
 from .docs import render
-from .hub import Hub
+from .recordings.library import Library, Limits
 from .security import Guard
+from .settings import default_recordings
 from .source import Source
 from .static import Page
+from .switch import Switch
 
 log = logging.getLogger("exitscope")
 
 
-def create_app(source: Source, allowed_hosts: Iterable[str] = ()) -> FastAPI:
-    """The ASGI app; it reads the source while it runs. Raises UserError if the page's files are missing."""
-    aggregate = Aggregate()
-    hub = Hub(aggregate, source.status)
+def create_app(source: Source, allowed_hosts: Iterable[str] = (), library: Library | None = None) -> FastAPI:
+    """The ASGI app; it reads the source while it runs. Raises UserError if the page's files are missing.
 
-    def take(message: Message) -> None:
-        try:
-            aggregate.handle(message)
-        except WireError:
-            raise
-        except Exception as error:  # a bug of ours must not end the stream; the source counts it
-            log.exception("a %s frame could not be taken over", message.kind.name)
-            raise WireError(f"{message.kind.name} frame: {type(error).__name__}: {error}") from error
-        if message.kind is Kind.TOTALS:
-            hub.notify()
+    library: of recordings; one that cannot record if None.
+    """
+    library = library or Library(default_recordings(), Limits(), None)
+    switch = Switch(source)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(source.run(take)), asyncio.create_task(hub.run())]
+        tasks = [asyncio.create_task(work) for work in (switch.run(), switch.hub.run(), library.run())]
         for task in tasks:
             task.add_done_callback(_report)
         yield
+        await library.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -57,9 +49,15 @@ def create_app(source: Source, allowed_hosts: Iterable[str] = ()) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.services = Services(aggregate, hub, source.status)
+    app.state.services = Services(switch)
+    app.state.switch = switch
+    app.state.library = library
     errors.install(app)
     app.include_router(router)
+    app.include_router(api_recordings.router)
+    app.include_router(api_replay.router)
+    app.include_router(api_compare.router)
+    app.include_router(api_faults.router)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

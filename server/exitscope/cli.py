@@ -11,6 +11,10 @@ import click
 from exitscope_probes.errors import ProbeError
 
 from . import __version__
+from .cli_bench import bench
+from .cli_compare import compare
+from .cli_export import export, summary
+from .cli_record import record
 from .errors import UserError
 from .settings import COLLECTOR, SERVER, as_arguments, default_user, takes
 
@@ -79,6 +83,13 @@ def doctor(as_json: bool) -> None:
     from exitscope_probes import doctor as probes_doctor
 
     sys.exit(probes_doctor.main(as_json))
+
+
+main.add_command(record)
+main.add_command(export)
+main.add_command(summary)
+main.add_command(compare)
+main.add_command(bench)
 
 
 def _collect(user: str | None, settings: dict[str, Any]) -> int:

@@ -50,6 +50,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
+        if status == HTTPStatus.BAD_REQUEST:  # a body that is no text at all: wrong like one that is no JSON
+            message = f"body: {error.detail}"
+            return JSONResponse(error_body("invalid_parameter", message, "It must be JSON in UTF-8.", "body"), 422)
         hint = {404: "See /docs for what there is.", 405: "See /docs for the methods."}.get(status, "")
         message = f"{request.method} {request.url.path}: {error.detail or status.phrase}"
         return JSONResponse(

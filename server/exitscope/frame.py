@@ -9,6 +9,7 @@ import numpy.typing as npt
 from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
     EXIT_STAGES,
+    MEMSLOT_UNKNOWN,
     MODE_EXIT,
     MODE_MEMORY_FAULT,
     MODES,
@@ -18,6 +19,8 @@ from exitscope_probes.records import (
 )
 
 from .aggregate import BACKGROUND, DEMAND, FAILED, USER_MODES, Aggregate
+from .hardware import State, state_of
+from .page import access_names, error_name, flag_names, inferred, presence_name
 from .series import TICKS
 from .slowest import STAGE_FIELDS, latency_ns
 from .source import Status
@@ -102,6 +105,8 @@ def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[s
         "stages": view.stages(),
         "vcpus": vcpu_list(aggregate, selection, view),
         "exits": view.exits(),
+        "hardware": view.hardware_exits(),
+        "hardware_state": hardware_state(aggregate),
         "fills": fills(aggregate, selection, length_ns),
         "queue": {
             "pending": sum(vm.pending for vm in selection.vms),
@@ -216,15 +221,27 @@ def slowest_record(aggregate: Aggregate, record: Any) -> dict[str, Any]:
     names = EXIT_STAGES if record["mode"] in (MODE_EXIT, MODE_MEMORY_FAULT) else UFFD_STAGES
     fields = [name for name in STAGE_FIELDS if len(names) == len(STAGE_FIELDS) or name != "notify_ns"]
     vm = aggregate.vms.by_number(int(record["vm"]))
+    mode = MODES[record["mode"]] if record["mode"] < len(MODES) else "unknown"
+    flags = flag_names(int(record["exit_flags"]), profile(aggregate))
+    page = {
+        "gpa": _address(record["gpa"]),
+        "hva": _address(record["hva"]),
+        "access": access_names(int(record["access"])),
+        "memslot": None if record["memslot"] == MEMSLOT_UNKNOWN else int(record["memslot"]),
+        "presence": presence_name(int(record["presence"])),
+    }
     return {
         "time_ns": int(record["begin_ns"]),
         "vm": vm.id if vm else None,
         "vcpu": int(record["vcpu"]),
-        "mode": MODES[record["mode"]] if record["mode"] < len(MODES) else "unknown",
+        "mode": mode,
         "latency_ns": int(latency_ns(record)),
         "stages_ns": {name: int(record[field]) for name, field in zip(names, fields, strict=True)},
-        "gpa": _address(record["gpa"]),
-        "hva": _address(record["hva"]),
+        **page,
+        "inferred": inferred(mode, page, flags),
+        "error": error_name(int(record["exit_errno"])),
+        "exit_flags": flags,
+        "exit_bytes": int(record["exit_size"]) or None,
         "resolver": RESOLVERS[record["resolver"]] if record["resolver"] < len(RESOLVERS) else "unknown",
         "handler_tid": int(record["handler_tid"]),
         "tid": int(record["tid"]),
@@ -245,6 +262,18 @@ def hooks(aggregate: Aggregate) -> list[dict[str, Any]]:
     said = aggregate.hello.capabilities or []
     found = said.get("hooks", []) if isinstance(said, dict) else said
     return [hook for hook in found if isinstance(hook, dict)] if isinstance(found, list) else []
+
+
+def profile(aggregate: Aggregate) -> dict[str, Any]:
+    """What HELLO said of the kernel's profile (exitscope_probes.profiles.described); {} if nothing."""
+    said = aggregate.hello.capabilities
+    found = said.get("profile") if isinstance(said, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def hardware_state(aggregate: Aggregate) -> State:
+    """Whether hardware exits can be counted there, and have been."""
+    return state_of(hooks(aggregate), aggregate.hardware.isa)
 
 
 def missing_hooks(aggregate: Aggregate) -> list[str]:

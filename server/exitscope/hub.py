@@ -75,7 +75,7 @@ class Hub:
     def __init__(self, aggregate: Aggregate, status: Status) -> None:
         self.clients: set[Client] = set()
         self.skipped = 0
-        self._aggregate = aggregate
+        self.aggregate = aggregate
         self._status = status
         self._sequence = 0
         self._data = asyncio.Event()
@@ -83,6 +83,12 @@ class Hub:
     def notify(self) -> None:
         """There is new data: send a frame now rather than a little later."""
         self._data.set()
+
+    def show(self, aggregate: Aggregate, status: Status) -> None:
+        """Show another state from now on: every client needs its history."""
+        self.aggregate, self._status = aggregate, status
+        for client in self.clients:
+            client.ticks_told, client.history_due = -1, 0.0
 
     async def run(self) -> None:
         """A frame to every client five times a second, also when there is no data."""
@@ -123,7 +129,7 @@ class Hub:
                 await asyncio.wait_for(socket.send_text(text), SEND_TIMEOUT_S)
 
     def _offer(self, vm_id: str, length_ns: int, clients: list[Client], now: float) -> None:
-        aggregate = self._aggregate
+        aggregate = self.aggregate
         selection = frame.select(aggregate, vm_id)
         if selection is None and vm_id and aggregate.ready:
             for client in clients:
@@ -137,11 +143,15 @@ class Hub:
         ticks = aggregate.series.count
         tick = history = None
         for client in clients:
-            if client.ticks_told < 0 or client.layout != layout:
+            # A replay may be faster than frames are sent, and a client slower: no column is to be left out.
+            untaken = client.frame is not None and client.tick != "null"
+            missed = ticks - client.ticks_told > (0 if untaken else 1)
+            if client.ticks_told < 0 or client.layout != layout or missed:
                 client.ticks_told = -1
                 if now >= client.history_due:
                     history = history or _json(frame.history(aggregate, selection, length_ns))
                     client.history, client.ticks_told, client.layout = history, ticks, layout
+                    client.tick = "null"  # an older one after it would be a step back
                     client.history_due = now + _HISTORY_PERIOD_S
             elif client.ticks_told < ticks:
                 tick = tick or _json(frame.tick(aggregate, selection))

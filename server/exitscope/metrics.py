@@ -73,6 +73,14 @@ class _Totals(Collector):
             "Returns of KVM_RUN to userspace, by exit reason or error.",
             labels=["vm", "reason"],
         )
+        hardware = CounterMetricFamily(
+            "exitscope_hardware_exits", "Times that the processor left guest code, by reason.", labels=["vm", "reason"]
+        )
+        hardware_time = CounterMetricFamily(
+            "exitscope_hardware_exit_seconds",
+            "Time from leaving guest code until it ran again, by reason.",
+            labels=["vm", "reason"],
+        )
         fills = CounterMetricFamily(
             "exitscope_fills",
             "Pages made present, on demand or ahead of need.",
@@ -86,6 +94,9 @@ class _Totals(Collector):
                 faults.add_metric([vm.id, mode], count)
             for reason, count in named_exits(totals["exits"].sum(axis=0)).items():
                 exits.add_metric([vm.id, reason], count)
+            for reason, exited in self._aggregate.hardware.ever(vm.vcpu_rows()).items():
+                hardware.add_metric([vm.id, reason], exited["count"])
+                hardware_time.add_metric([vm.id, reason], exited["sum_ns"] / NS_PER_S)
             for vcpu, row in sorted(vm.rows.items()):
                 if vcpu != VCPU_OTHER:
                     stood = int(self._aggregate.scalars.now[row, STALL_NS])
@@ -97,7 +108,7 @@ class _Totals(Collector):
                         fills.add_metric([vm.id, kind, resolver], count)
             failed.add_metric([vm.id], int(filled[FAILED]))
             self._latency(latency, vm, totals)
-        yield from (running, faults, latency, stall, exits, fills, failed)
+        yield from (running, faults, latency, stall, exits, hardware, hardware_time, fills, failed)
 
     def _latency(self, family: HistogramMetricFamily, vm: Vm, totals: npt.NDArray[np.void]) -> None:
         rows = [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]

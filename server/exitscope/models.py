@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from .hardware import State
+
 
 class Faults(BaseModel):
     """Faults per mode."""
@@ -75,6 +77,11 @@ class Vcpu(BaseModel):
         description="How KVM_RUN returned to userspace -> count since the VM was first seen: the exit "
         "reason by name, or the error."
     )
+    hardware_exits: dict[str, int] = Field(
+        default={},
+        description="Why the processor left guest code -> count over the window: the exit reason by the kernel's name; "
+        "empty in a recording's summary.",
+    )
 
 
 class Vcpus(BaseModel):
@@ -83,6 +90,17 @@ class Vcpus(BaseModel):
     window_ns: int = Field(description="Length of the window asked for, ns.")
     window_filled_ns: int = Field(description="Time that the window really covers, ns: what rates and stall refer to.")
     vcpus: list[Vcpu] = Field(description="The VM's vCPUs by number.")
+
+
+class HardwareExit(BaseModel):
+    """Hardware exits of one reason over a window: from kvm_exit to the next kvm_entry of the vCPU."""
+
+    count: int = Field(description="Exits, counted when they happen; a count.")
+    sum_ns: int = Field(
+        description="Time until the vCPU ran guest code again, of those that did, ns. What happened in between is part "
+        "of it: a sleep in userfaultfd, a halt, a return of KVM_RUN to userspace."
+    )
+    max_ns: int = Field(description="Longest of this reason since the vCPUs were first seen, ns.")
 
 
 class Exits(BaseModel):
@@ -94,6 +112,14 @@ class Exits(BaseModel):
     exits: dict[str, int] = Field(
         description="How KVM_RUN returned to userspace -> count over the window: the kvm_run exit reason by "
         "name, or the error; EFAULT is a bare -EFAULT, without any information."
+    )
+    hardware: dict[str, HardwareExit] = Field(
+        description="Why the processor left guest code, over the window: the exit reason by the kernel's name (VMX, "
+        "SVM or arm64), most frequent first."
+    )
+    hardware_state: State = Field(
+        description="counted: this host shows hardware exits; silent: its tracepoints are attached, and this KVM never "
+        "fired them; unattached: they are not attached (see /capabilities), or this recording is older than they are."
     )
 
 
@@ -160,6 +186,21 @@ class Hook(BaseModel):
     essential: bool = Field(description="Whether no other hook makes up for it on this host.")
 
 
+class Profile(BaseModel):
+    """How the host's kernel tells userspace of a guest's fault."""
+
+    name: str = Field(description="Short and stable name of the profile, such as memory-fault; unknown.")
+    title: str = Field(description="The same for a person.")
+    source: str = Field(default="", description="Where the profile's numbers are from.")
+    evidence: list[str] = Field(default=[], description="What the kernel's BTF shows that tells it from all others.")
+    exit_reason: int | None = Field(None, description="kvm_run->exit_reason of such a fault; null: it sets none.")
+    exit_flags: dict[str, str] = Field(default={}, description="Bit number in memory_fault.flags -> its name.")
+    capabilities: dict[str, str] = Field(default={}, description="Number of a KVM capability -> its name there.")
+    memslot_flags: dict[str, str] = Field(
+        default={}, description="Bit number of the memslot flag that asks for such exits -> its name there."
+    )
+
+
 class Capabilities(BaseModel):
     """What this host can show, hook by hook."""
 
@@ -167,6 +208,7 @@ class Capabilities(BaseModel):
     summary: str = Field(description="One sentence for a person.")
     capabilities: list[Hook] = Field(description="The hook plan as the collector carried it out.")
     missing: list[str] = Field(description="What cannot be shown, one sentence per hook that is not attached.")
+    profile: Profile | None = Field(description="The kernel's profile; null if the collector has not told it.")
     max_vcpus: int | None = Field(description="vCPUs that the collector can follow at once; null if not known.")
     windows: list[str] = Field(description="The windows on offer.")
 
@@ -188,5 +230,10 @@ class ErrorBody(BaseModel):
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI `responses` for these error statuses."""
-    meanings = {404: "There is no such thing", 422: "A parameter is wrong", 500: "A bug in the server"}
+    meanings = {
+        404: "There is no such thing",
+        409: "Not possible in this state",
+        422: "A parameter is wrong",
+        500: "A bug in the server",
+    }
     return {status: {"model": ErrorBody, "description": meanings[status]} for status in statuses}

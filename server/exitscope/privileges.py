@@ -5,6 +5,7 @@ import ctypes
 import os
 import pwd
 import signal
+from pathlib import Path
 from typing import Final
 
 from .errors import UserError
@@ -43,6 +44,18 @@ def drop_to(name: str, socket_path: str | None, has_parent: bool) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if has_parent:
         die_with_parent()
+
+
+def own_directory(directory: Path, name: str) -> None:
+    """Make a directory that is missing, mode 0700, for this user; what is there already stays as it is.
+
+    Quiet where that is not possible: whoever writes there will say so.
+    """
+    with contextlib.suppress(OSError, KeyError):
+        user = pwd.getpwnam(name)
+        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700)
+        os.chown(directory, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def group_of(user_name: str) -> str | None:

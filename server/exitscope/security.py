@@ -31,7 +31,7 @@ class Guard:
 
     A Host that is a name must be one of ours: else a page of another site could point its own name to this
     machine and read everything (DNS rebinding). An address cannot be rebound. A WebSocket's Origin, if it has
-    one, must be the page that this server served.
+    one, must be the page that this server served; so must that of a request that changes something.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
@@ -46,8 +46,8 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._allowed(host):
             await _refuse(scope, send, f"Host {host[:200]!r} is not a name of this server", "See `--allow-host`.")
-        elif scope["type"] == "websocket" and origin is not None and origin.partition("://")[2] != host:
-            await _refuse(scope, send, f"Origin {origin[:200]!r} is another site", "")
+        elif _acts(scope) and not _from_here(headers, origin, host):
+            await _refuse(scope, send, f"Origin {(origin or 'null')[:200]!r} is another site", "")
         else:
 
             async def send_with_headers(message: Message) -> None:
@@ -70,6 +70,18 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _acts(scope: Scope) -> bool:
+    """Whether it may do more than read what a browser would not let another site see anyway."""
+    return scope["type"] == "websocket" or scope["method"] not in {"GET", "HEAD", "OPTIONS"}
+
+
+def _from_here(headers: Headers, origin: str | None, host: str) -> bool:
+    """Not sent by a page of another site; a browser says where from, other programs need not."""
+    if origin is not None and origin.partition("://")[2] != host:
+        return False
+    return headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
 
 
 async def _refuse(scope: Scope, send: Send, message: str, hint: str) -> None:

@@ -18,13 +18,18 @@ from fastapi import FastAPI
 from .api import MAX_MESSAGE_BYTES
 from .app import create_app
 from .errors import UserError
-from .privileges import drop_to
+from .privileges import drop_to, own_directory
+from .recordings.library import Library, Limits
+from .recordings.player import Player
+from .recordings.shelf import find
 from .replay import ReplayError, ReplaySource
-from .settings import default_user
-from .source import SocketSource, Source
+from .settings import default_recordings, default_user, nanoseconds
+from .source import SocketSource, Source, Status
 
 CHILD_VARIABLE: Final = "EXITSCOPE_CHILD"
 """Set in the environment of processes that `exitscope run` starts: they end with it."""
+
+_GZIP: Final = b"\x1f\x8b"
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:
@@ -80,17 +85,22 @@ def serve(
     socket_path: str,
     source: str | None,
     replay_reason: str | None,
+    recordings: str | None = None,
+    recordings_max_bytes: int = 0,
+    recordings_max_age: str = "0",
 ) -> None:
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
     feed: Source
     try:
-        feed = ReplaySource(source, replay_reason) if source else SocketSource(socket_path)
+        feed = source_of(source, replay_reason) if source else SocketSource(socket_path)
     except ReplayError as error:
         raise UserError(str(error)) from None
     listening = _bind(host, port)
     port = listening.getsockname()[1]
-    app = create_app(feed, (*allow_host, host))
+    limits = Limits(recordings_max_bytes, nanoseconds(recordings_max_age))
+    library = Library(recordings or default_recordings(), limits, None if source else socket_path)
+    app = create_app(feed, (*allow_host, host), library)
     config = server_config(app)
     config.load()
     importlib.import_module(
@@ -98,6 +108,7 @@ def serve(
     )  # found by name at first use: too late without the right to read
     if os.geteuid() == 0:
         user = user or default_user()
+        own_directory(library.shelf.directory, user)
         drop_to(user, None if source else socket_path, CHILD_VARIABLE in os.environ)
         if os.geteuid() == 0:
             print("exitscope: warning: the server runs as root and needs not", file=sys.stderr)
@@ -106,6 +117,21 @@ def serve(
         print(f"exitscope: warning: everybody who can reach {shown}:{port} can see the page", file=sys.stderr)
     shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(shown, shown)
     asyncio.run(Server(config, f"http://{shown}:{port}/").serve([listening]))
+
+
+def source_of(path: str, reason: str | None) -> Source:
+    """What plays this file for ever: a recording, also one whose recorder was killed, or a collector's frames.
+
+    Raises UserError or ReplayError if it is neither.
+    """
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(4)
+    except OSError:
+        magic = b""
+    if magic[:2] == _GZIP or (magic and magic not in (b"PAR1", b"XSPL")):
+        return ReplaySource(path, reason)
+    return Player(find(path), Status("replay", reason or f"replay of the recording {path}"), again=True)
 
 
 def _bind(host: str, port: int) -> socket.socket:

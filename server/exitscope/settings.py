@@ -1,7 +1,9 @@
 """The one table of settings: flags, environment variables, defaults and --help all come from here."""
 
+import os
 import pwd
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -16,6 +18,38 @@ def default_user() -> str:
     """Whom a server started by root becomes: `exitscope` if there is such a user, else `nobody`."""
     known = {entry.pw_name for entry in pwd.getpwall()}
     return next((name for name in _USERS if name in known), _USERS[-1])
+
+
+def default_recordings() -> str:
+    """Where recordings are kept: what systemd gives, else the user's state directory, else the system's."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return str(Path(given) / "recordings")
+    home = os.environ.get("XDG_STATE_HOME") or ("/var/lib" if os.geteuid() == 0 else str(Path.home() / ".local/state"))
+    return str(Path(home) / "exitscope" / "recordings")
+
+
+class Duration(click.ParamType[str]):
+    """A length of time such as 30d; stays text, so that it can be handed on. `nanoseconds` reads it."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, if it is one."""
+        try:
+            nanoseconds(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no length of time such as 30d, 12h, 90m or 10s", param, ctx)
+        return str(value)
+
+
+def nanoseconds(duration: str) -> int:
+    """Of a Duration; ValueError if it is none."""
+    number, unit = (duration[:-1], duration[-1]) if duration[-1:].isalpha() else (duration, "s")
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(unit)
+    if seconds is None or not number.isdigit() or len(number) > 9:
+        raise ValueError(duration)
+    return int(number) * seconds * 1_000_000_000
 
 
 def _setting(flag: str, **details: Any) -> click.Option:
@@ -44,6 +78,21 @@ SETTINGS: Final[dict[str, click.Option]] = {
             "--user",
             help="User that the server becomes when root starts it. [default: exitscope, else nobody]",
         ),
+        _setting("--recordings", type=click.Path(), help="Directory of the recordings. [default: see README]"),
+        _setting(
+            "--recordings-max-bytes",
+            default=10 << 30,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Bytes of all recordings together; the oldest are deleted beyond it. 0: no limit.",
+        ),
+        _setting(
+            "--recordings-max-age",
+            default="30d",
+            show_default=True,
+            type=Duration(),
+            help="Recordings older than this are deleted: a number and s, m, h or d. 0: no limit.",
+        ),
         _setting("--socket", default=DEFAULT_PATH, show_default=True, help="The collector's unix socket."),
         _setting("--source", type=click.Path(), help="Replay this recording instead of the collector."),
         _setting("--replay-reason", help="Why a replay is shown; the page says it."),
@@ -65,7 +114,7 @@ SETTINGS: Final[dict[str, click.Option]] = {
     )
 }
 
-SERVER: Final = ("host", "port", "allow_host", "user")
+SERVER: Final = ("host", "port", "allow_host", "user", "recordings", "recordings_max_bytes", "recordings_max_age")
 COLLECTOR: Final = (
     "socket",
     "group",

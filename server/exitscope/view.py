@@ -9,6 +9,7 @@ from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import EXIT_NAMES, MODES, STAGE_FAMILIES, STAGE_SERIES
 
 from .aggregate import COUNTS, EXITS, STALL_NS, SUMS_NS, USER_MODES, Aggregate
+from .hardware import Exits
 from .latency import summarize, summarize_one
 
 STAGES = tuple(dict.fromkeys(stage for _, stage in STAGE_SERIES))
@@ -80,6 +81,14 @@ class View:
     def exits(self) -> dict[str, int]:
         """Exit reason -> count over all rows; the others are left out."""
         return named_exits(self._exits)
+
+    def hardware_exits(self) -> dict[str, Exits]:
+        """Hardware exit reason -> count, time and longest over all rows; the others are left out."""
+        return self._aggregate.hardware.over(self._length_ns, self._rows)
+
+    def hardware_exits_per_row(self) -> list[dict[str, int]]:
+        """Hardware exit reason -> count of each row."""
+        return self._aggregate.hardware.counts_per_row(self._length_ns, self._rows)
 
     def rate_per_s(self, count: int) -> float:
         """A count of this window as a rate."""

@@ -32,6 +32,9 @@ export function layoutOf(palette) {
   };
 }
 
+/** A time axis shorter than this has fractions of a second on it. */
+const SHORT_NS = 6e9;
+
 /** The moments of the columns on Plotly's date axis. @param {View} view */
 export function times(view) {
   return view.series.timesNs.map((ns) => axisMs(ns / 1e6 + view.clockMs));
@@ -40,9 +43,11 @@ export function times(view) {
 /** @param {View} view @param {Palette} palette @param {Record<string, any>} [more] */
 export function timeAxis(view, palette, more = {}) {
   const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
+  const format = view.spanNs < SHORT_NS ? '%H:%M:%S.%2f' : '%H:%M:%S';
   return {
-    type: 'date', range: [end - view.spanNs / 1e6, end], tickformat: '%H:%M:%S', hoverformat: '%H:%M:%S', nticks: 6,
-    ticklabeloverflow: 'allow', showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
+    type: 'date', range: [end - view.spanNs / 1e6, end], tickformat: format, hoverformat: format, nticks: 6,
+    // Measuring labels is slow, and while time moves on they would come and go at the edges.
+    ticklabeloverflow: view.frame.at_rest ? 'hide past domain' : 'allow', showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
     ...more,
   };
 }

@@ -1,48 +1,9 @@
 // @ts-check
-/** Two charts of counts over the window: exit reasons, and fills by resolver. */
-import { compact, count, plain, scale } from '../format.mjs';
+/** Pages filled over the window, by resolver, on demand or ahead of need. */
+import { compact, count, scale } from '../format.mjs';
 import { Calm, fitting, layoutOf, ON_BAR, valueAxis } from './axes.mjs';
 
-/** More exit reasons than this go into one bar. */
-const MOST_REASONS = 8;
-
 /** @typedef {import('./axes.mjs').Draw} Draw */
-
-/** KVM_EXIT_IO → IO; the bare error stays what it is. @param {string} reason */
-const short = (reason) => reason.replace(/^KVM_EXIT_/, '');
-
-/** @param {Record<string, number>} exits @returns {[string, number][]} most frequent first */
-function reasons(exits) {
-  const sorted = Object.entries(exits).filter(([, number]) => number > 0).sort((a, b) => b[1] - a[1]);
-  if (sorted.length <= MOST_REASONS) return sorted;
-  const rest = sorted.slice(MOST_REASONS - 1);
-  return [...sorted.slice(0, MOST_REASONS - 1), [`${rest.length} others`, rest.reduce((sum, [, number]) => sum + number, 0)]];
-}
-
-/** @returns {Draw} */
-export function exitsChart() {
-  const calm = new Calm(5);
-  return (view, palette) => {
-    const bars = reasons(view.frame.exits ?? {});
-    const [, high] = calm.fit(view.revision, 0, scale(Math.max(bars[0]?.[1] ?? 0, 4), compact).high);
-    const slots = Math.max(bars.length, 6);
-    return {
-      traces: [{
-        type: 'bar', orientation: 'h', y: bars.map((_, row) => row), x: bars.map(([, number]) => number), width: 0.66,
-        text: bars.map(([, number]) => compact(number)), textposition: 'outside', cliponaxis: false, textfont: { color: palette.text, size: 11.5 },
-        customdata: bars.map(([reason, number]) => `${plain(reason)}: ${count(number)}`), hovertemplate: '%{customdata}<extra></extra>',
-        marker: { color: bars.map(([reason]) => (reason.includes('EFAULT') ? palette.modes.exit : reason.includes('MEMORY_FAULT') ? palette.modes.memory_fault : palette.modes.kernel)) },
-      }],
-      layout: {
-        ...layoutOf(palette), hovermode: 'closest', dragmode: false, margin: { l: 112, r: 52, t: 4, b: 26 },
-        xaxis: valueAxis(palette, scale(high, compact, 3), { range: [0, high] }),
-        yaxis: { ticklabeloverflow: 'allow', range: [slots - 0.5, -0.5], tickmode: 'array', tickvals: bars.map((_, row) => row), ticktext: bars.map(([reason]) => plain(short(reason))), fixedrange: true, ticklabelstandoff: 6, showgrid: false, zeroline: false, tickfont: { color: palette.text, size: 11 } },
-      },
-      note: bars.length ? undefined : 'No exits to userspace in this window',
-      summary: `Exits to userspace over the window: ${bars.map(([reason, number]) => `${short(reason)} ${count(number)}`).join(', ') || 'none'}.`,
-    };
-  };
-}
 
 /** @param {Record<string, number>|undefined} fills */
 export const sumOf = (fills) => Object.values(fills ?? {}).reduce((sum, number) => sum + number, 0);

@@ -4,7 +4,7 @@ import { decades, duration, plain } from '../format.mjs';
 import { Calm, layoutOf, timeAxis, times } from './axes.mjs';
 
 /** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
-const TILED_ROWS = 16;
+export const TILED_ROWS = 16;
 const MOST_LABELS = 16;
 
 /** @returns {import('./axes.mjs').Draw} */
@@ -45,7 +45,7 @@ export function heatChart() {
  * About a dozen labelled rows, the first always among them; of several VMs the first row of each.
  * @param {Row[]} vcpus @param {boolean} several
  */
-function rowTicks(vcpus, several) {
+export function rowTicks(vcpus, several) {
   const step = [1, 2, 4, 8, 16, 32, 64, 128].find((size) => vcpus.length / size <= MOST_LABELS) ?? 256;
   let shown = vcpus.map((_, row) => row).filter((row) => row % step === 0);
   if (several && step > 1) {
@@ -81,7 +81,7 @@ function summary(rows, vcpus) {
 /** @typedef {{vm: string, vm_name: string, vcpu: number}} Row */
 
 /** Which vCPU each row is: the heat of a tick has the order of the frame's list. @param {import('./axes.mjs').View} view @returns {Row[]} */
-function vcpusOf(view) {
+export function vcpusOf(view) {
   return view.series.heat.map((_, row) => {
     const { vm = '', vm_name: name, vcpu = row } = view.frame.vcpus?.[row] ?? {};
     return { vm, vm_name: name ?? vm, vcpu };

@@ -1,0 +1,1 @@
+"""`exitscope bench`: fault rates by vCPUs and mode on this machine, traced and untraced, as the kernel series did."""

@@ -1,0 +1,254 @@
+"""`exitscope record`: a recording from the command line, while a command runs or until ^C."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from .errors import UserError
+from .settings import default_recordings, takes
+
+_START_S: Final = 30.0
+
+
+@takes("socket", "recordings")
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="File to write. [default: among the recordings]")
+@click.option("--name", default="", help="What to call the recording.")
+@click.option("--vm", help="Record only the VM with this id.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def record(
+    output: str | None, name: str, vm: str | None, command: tuple[str, ...], socket: str, recordings: str | None
+) -> None:
+    """Record what all VMs of this host do, while COMMAND runs or until ^C.
+
+    Through the collector of a running exitscope if there is one, else through one of its own, which needs root. The
+    exit status is COMMAND's.
+    """
+    with _collector(socket) as (path, own):
+        status = asyncio.run(_record(path, own, output, name, vm, command, recordings))
+    sys.exit(status)
+
+
+@contextmanager
+def _collector(path: str) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
+    """(socket, the collector's process if it is ours)."""
+    if _listens(path):
+        yield path, None
+        return
+    if os.geteuid() != 0:
+        raise UserError(f"no collector on {path}, and not root to start one: run `sudo exitscope record`")
+    from .privileges import die_with_parent
+
+    with tempfile.TemporaryDirectory(prefix="exitscope-record-") as directory:
+        own_path = str(Path(directory) / "collector.sock")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exitscope_probes", "collect", "--socket", own_path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # ^C is for us: the last totals come after it
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (this process has one thread)
+        )
+        try:
+            _await(process, own_path)
+            yield own_path, process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+
+
+def _await(process: subprocess.Popen[bytes], path: str) -> None:
+    deadline = time.monotonic() + _START_S
+    while not _listens(path):
+        if process.poll() is not None:
+            said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+            raise UserError(
+                said.splitlines()[-1].removeprefix("exitscope: ") if said else "the collector did not start"
+            )
+        if time.monotonic() > deadline:
+            raise UserError(f"the collector did not start within {_START_S:g} s: `exitscope doctor` may say why")
+        time.sleep(0.05)
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> str:
+    """The last line that our collector said before it ended."""
+    said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
+    return said.splitlines()[-1].removeprefix("exitscope: ") if said else "the collector did not start"
+
+
+def _listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(2)
+        try:
+            client.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+async def _record(
+    path: str,
+    own: subprocess.Popen[bytes] | None,
+    output: str | None,
+    name: str,
+    vm: str | None,
+    command: tuple[str, ...],
+    recordings: str | None,
+) -> int:
+    """Returns the exit status."""
+    from .recordings.recorder import Recorder, head
+    from .recordings.shelf import new_id
+    from .recordings.spool import SpoolWriter
+
+    recording_id = new_id()
+    file = _place(output, recordings, recording_id)
+    spool_path = _spool_of(file, output)
+    try:
+        spool = SpoolWriter(spool_path, head(recording_id, name, vm))
+    except FileExistsError:
+        raise UserError(
+            f"{spool_path} is there already, from a recording that runs or was killed: any command that opens {file} "
+            "recovers it; or choose another -o"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {spool_path}: {error.strerror or error}") from None
+    recorder = Recorder(spool, path, vm)
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+    task = asyncio.create_task(recorder.run())
+    status = 0
+    waits = [recorder.begun.wait(), interrupted.wait()]
+    await _first(*waits, *([_watch(own, recorder)] if own else []), timeout_s=_START_S)
+    if not recorder.begun.is_set():
+        recorder.stop()
+        await task
+        spool_path.unlink(missing_ok=True)
+        if interrupted.is_set():
+            return 128 + signal.SIGINT
+        if own and own.poll() is not None:
+            raise UserError(_last_words(own))
+        raise UserError(f"the collector on {path} says nothing: is it starting? Try again")
+    watching = asyncio.create_task(_watch(own, recorder)) if own else None
+    try:
+        if command:
+            status = await _run(command)
+        else:
+            click.echo("exitscope: recording; ^C ends it", err=True)
+            await _first(interrupted.wait(), recorder.over.wait())
+    except UserError:
+        spool_path.unlink(missing_ok=True)
+        raise
+    finally:
+        recorder.stop()
+        await task
+        if watching:
+            watching.cancel()
+    _finish(spool_path, file, shared=output is None)
+    return status
+
+
+def _place(output: str | None, recordings: str | None, recording_id: str) -> Path:
+    if output is not None:
+        return Path(output)
+    from .recordings.shelf import Shelf
+
+    shelf = Shelf(recordings or default_recordings())
+    try:
+        shelf.make()
+    except OSError as error:
+        raise UserError(f"cannot make {shelf.directory}: {error.strerror or error}; choose a file with -o") from None
+    return shelf.path(recording_id, "parquet")
+
+
+def _spool_of(file: Path, output: str | None) -> Path:
+    return Path(f"{file}.spool") if output is not None else file.with_suffix(".spool")
+
+
+async def _watch(collector: subprocess.Popen[bytes], recorder: Any) -> None:
+    """End the recording when our own collector ends."""
+    while collector.poll() is None:
+        await asyncio.sleep(0.1)
+    recorder.stop(f"the collector ended with status {collector.returncode} before the recording")
+
+
+async def _run(command: tuple[str, ...]) -> int:
+    """Run the command; ^C is its, not ours. A recording that fails does not end it."""
+    loop = asyncio.get_running_loop()
+    try:
+        process = await asyncio.create_subprocess_exec(*command)
+    except OSError as error:
+        raise UserError(f"cannot run {command[0]}: {error.strerror or error}") from None
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, _send, process, number)
+    status = await process.wait()
+    return 128 - status if status < 0 else status
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+async def _first(*waits: Coroutine[Any, Any, Any], timeout_s: float | None = None) -> None:
+    """Until one of them ends, or the time is over."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _finish(spool: Path, file: Path, shared: bool) -> None:
+    """Make the file, and say what was written. shared: it lies among a server's recordings."""
+    from .recordings.finish import finish
+    from .recordings.spool import SpoolError
+
+    try:
+        meta = finish(str(spool), str(file))
+    except SpoolError as error:
+        spool.unlink(missing_ok=True)
+        raise UserError(f"nothing was recorded: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}; what was recorded is in {spool}") from None
+    spool.unlink()
+    if shared and os.geteuid() == 0:
+        _hand_over(file)
+    size = file.stat().st_size
+    each = f", {size / meta.records:.1f} bytes each" if meta.records else ""
+    names = ", ".join(vm.name or vm.id for vm in meta.vms[:5]) or "no VM"
+    seconds = meta.duration_ns / 1e9
+    click.echo(f"exitscope: wrote {file}: {meta.records} faults in {seconds:.1f} s of {names}{each}", err=True)
+    if meta.note:
+        click.echo(f"exitscope: {meta.note}", err=True)
+    if meta.state == "failed":
+        raise UserError(f"the recording is not whole: {meta.note}")
+
+
+def _hand_over(file: Path) -> None:
+    """Give the file to whom its directory belongs, who may have put something else in its place meanwhile."""
+    with suppress(OSError):
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            made = os.fstat(fd)
+            if made.st_uid == 0 and made.st_nlink == 1 and stat.S_ISREG(made.st_mode):
+                owner = file.parent.stat()
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(fd)

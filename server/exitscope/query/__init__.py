@@ -1,0 +1,1 @@
+"""Questions to a recording: which faults, and what they come down to."""

@@ -1,0 +1,94 @@
+"""Columns of time for the charts: rates and percentiles per mode, p99 and stall per vCPU."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from exitscope_probes.histogram import BUCKETS, MIDDLE_NS
+from exitscope_probes.records import MODES
+
+from ..latency import percentile_columns
+from .scan import USER_MODES, Cells, Key, Part
+
+MAX_TICKS: Final = 300
+_MS: Final = 1_000_000
+_STEPS_MS: Final = (10, 20, 50, 100, 200, 500)
+_STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+_WIDTHS_NS: Final = (*(step * _MS for step in _STEPS_MS), *(step * 1000 * _MS for step in _STEPS_S))
+
+
+def tick_width_ns(length_ns: int) -> int:
+    """A round width, at least 10 ms, such that there are at most MAX_TICKS columns."""
+    for width_ns in _WIDTHS_NS:
+        if length_ns <= width_ns * MAX_TICKS:
+            return width_ns
+    hours = -(-length_ns // (_WIDTHS_NS[-1] * MAX_TICKS))
+    return int(hours * _WIDTHS_NS[-1])
+
+
+def tick_columns(
+    cells: Cells,
+    part: Part,
+    keys: list[Key],
+    stall: dict[Key, npt.NDArray[np.int64]],
+    longest_ns: npt.NDArray[np.int64],
+) -> list[dict[str, Any]]:
+    """One object per tick, as models.RecordingTick. keys: the vCPUs in the order of heat and stall."""
+    row_of = {key: row for row, key in enumerate(keys)}
+    rows = np.array([row_of.get(key, -1) for key in cells.keys] or [-1], np.int64)[cells.vcpu]
+    shown = rows >= 0
+    modes = _modes(cells, shown, part, longest_ns)
+    heat = _heat(cells, shown & (cells.mode < len(USER_MODES)), rows, part.ticks, len(keys))
+    lengths_ns = np.full(part.ticks, part.tick_ns)
+    lengths_ns[-1] = part.to_ns - part.from_ns - (part.ticks - 1) * part.tick_ns
+    none = np.zeros(part.ticks, np.int64)
+    stalls = np.array([stall.get(key, none) for key in keys], np.int64).reshape(len(keys), part.ticks)
+    shares = np.round(np.clip(stalls / lengths_ns, 0, 1), 4).T.tolist()
+    return [
+        {
+            "time_ns": part.from_ns + i * part.tick_ns + int(lengths_ns[i]) // 2,
+            "modes": modes[i],
+            "heat": [value or None for value in heat[i]],
+            "stall": shares[i],
+        }
+        for i in range(part.ticks)
+    ]
+
+
+def _modes(
+    cells: Cells, shown: npt.NDArray[np.bool_], part: Part, longest_ns: npt.NDArray[np.int64]
+) -> list[dict[str, dict[str, float]]]:
+    """Mode -> rate and percentiles, per tick; modes without a fault are left out."""
+    histograms = np.zeros((part.ticks * len(MODES), BUCKETS), np.int64)
+    np.add.at(histograms, (cells.tick[shown] * len(MODES) + cells.mode[shown], cells.bucket[shown]), cells.count[shown])
+    columns = percentile_columns(histograms, np.tile(longest_ns, part.ticks))
+    counts = histograms.sum(axis=1)
+    values = [column.tolist() for column in columns]
+    found: list[dict[str, dict[str, float]]] = [{} for _ in range(part.ticks)]
+    for place in np.flatnonzero(counts).tolist():
+        tick, mode = divmod(place, len(MODES))
+        length_ns = min(part.tick_ns, part.to_ns - part.from_ns - tick * part.tick_ns)
+        p50, p90, p99, longest = (column[place] for column in values)
+        rate = round(int(counts[place]) * 1e9 / length_ns, 3)
+        found[tick][MODES[mode]] = {"rate_per_s": rate, "p50": p50, "p90": p90, "p99": p99, "max": longest}
+    return found
+
+
+def _heat(
+    cells: Cells, shown: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], ticks: int, width: int
+) -> list[list[int]]:
+    """p99 over all modes of each tick and row, (ticks, width) ns; 0: no fault."""
+    found = np.zeros(ticks * max(width, 1), np.int64)
+    place, bucket, count = (cells.tick * max(width, 1) + rows)[shown], cells.bucket[shown], cells.count[shown]
+    order = np.lexsort((bucket, place))
+    place, bucket, count = place[order], bucket[order], count[order]
+    if len(place):
+        cumulative = np.cumsum(count)
+        first = np.flatnonzero(np.diff(place, prepend=-1))
+        before = cumulative[first] - count[first]
+        total = np.append(before[1:], cumulative[-1]) - before
+        rank = np.maximum(np.ceil(total * 0.99), 1).astype(np.int64)
+        found[place[first]] = MIDDLE_NS[bucket[np.searchsorted(cumulative, before + rank)]]
+    shaped: list[list[int]] = found.reshape(ticks, max(width, 1))[:, :width].tolist()
+    return shaped

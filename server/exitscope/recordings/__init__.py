@@ -1,0 +1,1 @@
+"""Recordings: what a run's records, totals and conditions were, as one Parquet file each."""

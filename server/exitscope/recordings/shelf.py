@@ -1,0 +1,161 @@
+"""The directory of the recordings: which files make one, what each says, and how one is found by its name.
+
+ID.parquet: finished; ID.spool: running, or left by a killed process; ID.failed: the JSON of a recording of which
+nothing could be kept. The directory has mode 0700, its files 0600. Names are made here only, from ids that were
+checked.
+"""
+
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ..errors import UserError
+from .file import RecordingFile
+from .finish import finish
+from .meta import RecordingMeta
+from .spool import SpoolError, claimed, is_orphan, read_spool
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SUFFIXES: Final = ("parquet", "spool", "failed")
+
+
+class Shelf:
+    """One directory. Ids that are none raise FileNotFoundError, as do those of which there is nothing."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self._known: dict[str, tuple[int, int, RecordingFile]] = {}  # id -> (mtime, size, file)
+
+    def make(self) -> None:
+        """Make the directory where it is missing. Raises OSError."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, recording_id: str, suffix: str) -> Path:
+        """Of one of a recording's files."""
+        if not _ID.fullmatch(recording_id):
+            raise FileNotFoundError(recording_id)
+        return self.directory / f"{recording_id}.{suffix}"
+
+    def ids(self) -> list[str]:
+        """Of all recordings there are."""
+        found = set()
+        with suppress(OSError):
+            for path in self.directory.iterdir():
+                if path.suffix.removeprefix(".") in _SUFFIXES and _ID.fullmatch(path.stem):
+                    found.add(path.stem)
+        return sorted(found)
+
+    def file(self, recording_id: str) -> RecordingFile:
+        """The finished file, its footer read once. Raises UserError if it is none."""
+        path = self.path(recording_id, "parquet")
+        stat = path.stat()
+        known = self._known.get(recording_id)
+        if known is None or known[:2] != (stat.st_mtime_ns, stat.st_size):
+            self._known[recording_id] = known = (stat.st_mtime_ns, stat.st_size, RecordingFile.open(path))
+        return known[2]
+
+    def meta_and_size(self, recording_id: str) -> tuple[RecordingMeta, int]:
+        """What it says of itself, whatever there is of it, and its bytes on disk."""
+        with suppress(FileNotFoundError):
+            try:
+                file = self.file(recording_id)
+                return file.meta, file.size_bytes
+            except UserError as error:
+                size_bytes = self.path(recording_id, "parquet").stat().st_size
+                return RecordingMeta(id=recording_id, state="failed", complete=False, note=str(error)), size_bytes
+        spool, failed = self.path(recording_id, "spool"), self.path(recording_id, "failed")
+        size_bytes = spool.stat().st_size if spool.exists() else 0
+        with suppress(ValueError, OSError):
+            return RecordingMeta.model_validate_json(failed.read_text()), size_bytes
+        if not spool.exists():
+            raise FileNotFoundError(recording_id)
+        note = "left by a recorder that was killed: being recovered"
+        with suppress(OSError):
+            note = note if is_orphan(spool) else "recorded by another process"
+        meta = RecordingMeta(id=recording_id, state="recording", complete=False, note=note)
+        _add_head(meta, spool)
+        return meta, size_bytes
+
+    def keep_reason(self, recording_id: str, reason: str) -> None:
+        """Remember why a recording failed; its spool stays."""
+        meta = RecordingMeta(id=recording_id, state="failed", complete=False, note=reason)
+        _add_head(meta, self.path(recording_id, "spool"))
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(self.path(recording_id, "failed"), flags, 0o600), "w") as file:
+                file.write(meta.model_dump_json())
+
+    def orphans(self) -> list[str]:
+        """Spools that nobody writes to, and that nobody has tried to finish in vain."""
+        found = []
+        for recording_id in self.ids():
+            spool = self.path(recording_id, "spool")
+            with suppress(OSError):
+                if not self.path(recording_id, "failed").exists() and is_orphan(spool):
+                    found.append(recording_id)
+        return found
+
+    def try_again(self) -> None:
+        """Let spools that could not be finished, for a full disk, be orphans again."""
+        for recording_id in self.ids():
+            if self.path(recording_id, "spool").exists():
+                self.path(recording_id, "failed").unlink(missing_ok=True)
+
+    def remove(self, recording_id: str) -> None:
+        """All its files."""
+        self._known.pop(recording_id, None)
+        for suffix in (*_SUFFIXES, "parquet.part"):
+            self.path(recording_id, suffix).unlink(missing_ok=True)
+
+
+def new_id() -> str:
+    """For a recording that begins now; they sort by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def find(name: str, directory: str | os.PathLike[str] | None = None) -> RecordingFile:
+    """A recording by the path of its file or by its id in `directory` (default: of the settings).
+
+    One whose recorder was killed is finished first. Raises UserError if there is none, or if it still runs.
+    """
+    from ..settings import default_recordings
+
+    path = Path(name)
+    if not path.exists() and "/" not in name and _ID.fullmatch(name):
+        shelved = Path(directory or os.environ.get("EXITSCOPE_RECORDINGS") or default_recordings()) / f"{name}.parquet"
+        if shelved.exists() or shelved.with_suffix(".spool").exists():
+            path = shelved
+    spool = path if path.suffix == ".spool" else Path(f"{path}.spool")
+    if path.suffix == ".parquet" and not spool.exists():
+        spool = path.with_suffix(".spool")
+    if spool.exists() and (path == spool or not path.exists()):
+        path = recovered(spool)
+    return RecordingFile.open(path)
+
+
+def recovered(spool: Path) -> Path:
+    """The file of a spool whose recorder was killed. Raises UserError if it still runs or cannot be finished."""
+    path = spool.with_suffix("") if spool.with_suffix("").suffix else spool.with_suffix(".parquet")
+    try:
+        with claimed(spool):
+            finish(str(spool), str(path))
+            spool.unlink()
+    except BlockingIOError:
+        raise UserError(f"{spool} is still being recorded: stop it first") from None
+    except SpoolError as error:
+        raise UserError(f"nothing can be recovered from {spool}: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot finish the recording {spool}: {error.strerror or error}") from None
+    return path
+
+
+def _add_head(meta: RecordingMeta, spool: Path) -> None:
+    with suppress(SpoolError):
+        said = next(read_spool(spool)).json()
+        meta.name, meta.started_wall_ms = str(said.get("name", "")), int(said.get("started_wall_ms") or 0)
+    with suppress(OSError):
+        meta.started_wall_ms = meta.started_wall_ms or spool.stat().st_mtime_ns // 1_000_000
