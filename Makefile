@@ -1,5 +1,6 @@
 # make run [PORT=8765]   install what is missing, then trace a demo guest and show it in the browser
 # make test              everything that this machine can run;  test-unit, test-kernel, test-browser: a part of it
+# make test-vm           the kernel tests on stock Debian 6.1 and 6.12, each in an emulated machine of its own
 # make lint | format     ruff, mypy --strict, clang-format
 # make bench             the figures of the README, measured on this machine (BENCH_ARGS=--update-readme keeps them)
 # make screenshot        frontend/screenshot.png, taken from the real page
@@ -19,16 +20,18 @@ C_SOURCES = $(wildcard probes/exitscope_probes/bpf/*.[ch] probes/exitscope_probe
 
 # Debian packages. RUN: bcc, the venv, and a compiler for the demo guest.
 RUN_PACKAGES := ca-certificates python3-venv python3-bpfcc gcc libc6-dev linux-libc-dev
-TEST_PACKAGES := chromium fonts-dejavu-core
+TEST_PACKAGES := chromium fonts-dejavu-core qemu-system-x86
 LINT_PACKAGES := clang-format-14
-BENCH_PACKAGES := bpftool bpftrace
+BENCH_PACKAGES := bpftool bpftrace $(VM_PACKAGES)
+# The machines see this one's /usr: what their tests call is installed here.
+VM_PACKAGES := qemu-system-x86 busybox-static cpio kmod linux-perf bpftool bpftrace
 
 APT := deploy/apt-install.sh
 # An unprivileged `make run` goes on without bcc and the guest: it shows the bundled recording.
 RUN_OPTIONAL := $(if $(filter 0,$(shell id -u)),0,1)
 
-.PHONY: run test test-unit test-kernel test-browser lint format bench screenshot clean \
-	run-packages test-packages lint-packages bench-packages dev
+.PHONY: run test test-unit test-kernel test-browser test-vm lint format bench screenshot clean \
+	run-packages test-packages lint-packages bench-packages vm-packages dev
 
 run: $(STAMPS)/server $(GUEST)
 	@exec $(BIN)/exitscope demo --port $(PORT)
@@ -44,6 +47,9 @@ test-kernel: dev $(GUEST)
 
 test-browser: test-packages dev $(GUEST)
 	@$(BIN)/pytest tests/browser $(PYTEST_ARGS)
+
+test-vm: vm-packages dev $(GUEST)
+	@$(BIN)/pytest tests/vm $(PYTEST_ARGS)
 
 lint: lint-packages dev
 	$(BIN)/ruff check .
@@ -77,6 +83,9 @@ lint-packages:
 
 bench-packages:
 	@$(APT) $(BENCH_PACKAGES)
+
+vm-packages:
+	@$(APT) $(VM_PACKAGES)
 
 dev: $(STAMPS)/dev
 

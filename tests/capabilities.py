@@ -5,13 +5,19 @@ import fcntl
 import os
 import platform
 import shutil
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-_KVM_GET_API_VERSION = 0xAE00  # include/uapi/linux/kvm.h
+_KVM_GET_API_VERSION, _KVM_CHECK_EXTENSION = 0xAE00, 0xAE03  # include/uapi/linux/kvm.h
+_KVM_CAP_GUEST_MEMFD_FLAGS, _GMEM_MMAP_AND_SHARED = 244, 3  # likewise, since 6.18
+_UFFDIO_API, _UFFD_API = 0xC018AA3F, 0xAA  # include/uapi/linux/userfaultfd.h
+_UFFD_FEATURE_POISON, _UFFD_FEATURE_MOVE = 1 << 14, 1 << 16  # likewise, since 6.6 and 6.8
 _BPF_MAP_CREATE, _BPF_MAP_TYPE_ARRAY = 0, 2  # include/uapi/linux/bpf.h
 _NR_BPF = {"x86_64": 321, "aarch64": 280}
 _NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
@@ -46,6 +52,19 @@ def _kvm() -> str | None:
     return None if version == 12 else f"KVM API version {version}"
 
 
+def _memory_fault() -> str | None:
+    if absent := _kvm():
+        return absent
+    fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        flags = fcntl.ioctl(fd, _KVM_CHECK_EXTENSION, _KVM_CAP_GUEST_MEMFD_FLAGS)
+    except OSError as error:
+        return f"KVM_CHECK_EXTENSION: {error.strerror}"
+    finally:
+        os.close(fd)
+    return None if flags & _GMEM_MMAP_AND_SHARED == _GMEM_MMAP_AND_SHARED else "KVM has no mappable guest_memfd"
+
+
 def _bpf() -> str | None:
     if find_spec("bcc") is None:
         return "no bcc (Debian: python3-bpfcc)"
@@ -61,6 +80,19 @@ def _uffd() -> str | None:
     return error and f"userfaultfd(): {error}"
 
 
+def _uffd_feature(feature: int) -> str | None:
+    if absent := _uffd():
+        return absent
+    fd = ctypes.CDLL(None, use_errno=True).syscall(_NR_USERFAULTFD[platform.machine()], os.O_CLOEXEC)
+    try:
+        answer = fcntl.ioctl(fd, _UFFDIO_API, struct.pack("=3Q", _UFFD_API, 0, 0))
+    except OSError as error:
+        return f"UFFDIO_API: {error.strerror}"
+    finally:
+        os.close(fd)
+    return None if struct.unpack("=3Q", answer)[1] & feature else "not in UFFDIO_API's features"
+
+
 def _chromium() -> str | None:
     return None if shutil.which("chromium") else "no chromium in PATH"
 
@@ -69,11 +101,44 @@ def _vm() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
 
 
+def _peers() -> str | None:
+    missing = [name for name in ("perf", "bpftrace", "bpftool") if shutil.which(name) is None]
+    return f"no {missing[0]} in PATH" if missing else None
+
+
+def _hardware_exits() -> str | None:
+    if absent := _root() or _kvm() or _peers():
+        return absent
+    guest = [sys.executable, "-m", "exitscope_probes.guest", "--mode", "none", "--pages", "1"]
+    command = ["perf", "stat", "-x,", "-e", "kvm:kvm_exit", *guest]
+    counted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr.partition(",")[0]
+    return None if counted.strip().isdecimal() and int(counted) else "kvm:kvm_exit does not fire on this KVM"
+
+
+def _fentry() -> str | None:
+    try:
+        with Path("/sys/kernel/tracing/available_filter_functions").open() as functions:
+            return None if functions.readline() else "no function can be traced"
+    except OSError as error:
+        return f"function tracing: {error.strerror}"
+
+
+def _kprobe() -> str | None:
+    return None if Path("/sys/bus/event_source/devices/kprobe").exists() else "a kernel without kprobes"
+
+
 _PROBES: Final[dict[str, tuple[str, Callable[[], str | None]]]] = {
     "root": ("root", _root),
     "kvm": ("KVM", _kvm),
     "bpf": ("BPF", _bpf),
     "uffd": ("userfaultfd", _uffd),
+    "uffd_move": ("UFFDIO_MOVE", partial(_uffd_feature, _UFFD_FEATURE_MOVE)),
+    "uffd_poison": ("UFFDIO_POISON", partial(_uffd_feature, _UFFD_FEATURE_POISON)),
+    "memory_fault": ("KVM_EXIT_MEMORY_FAULT", _memory_fault),
+    "peers": ("perf and bpftrace", _peers),
+    "hardware_exits": ("hardware exits", _hardware_exits),
+    "fentry": ("fentry", _fentry),
+    "kprobe": ("kprobes", _kprobe),
     "chromium": ("Chromium", _chromium),
     "vm": ("VM", _vm),
 }

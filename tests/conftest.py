@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -16,6 +17,10 @@ from tests.capabilities import TITLES, absence
 
 _SKIP_PREFIX = "absent capability: "
 _SESSION_VARIABLE = "EXITSCOPE_TEST_SESSION"  # inherited by every process that a test starts
+
+# Servers that tests start keep their recordings with the tests' other files, not among the user's.
+_STATE = tempfile.TemporaryDirectory(prefix="exitscope-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 _EXIT_GRACE_S = 5.0
 _ran_with: Counter[str] = Counter()
 _skipped_for: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The figures of the README, measured on this machine: python -m tests.bench [cost|rate|ring|load|start]…"""
+"""The figures of the README, measured on this machine: python -m tests.bench [FIGURE…]."""
 
 import importlib
 import os
@@ -14,7 +14,7 @@ from tests.bench.figure import BenchError, Effort, Row
 from tests.bench.guests import disturbances, load_average
 from tests.bench.table import as_markdown, as_text, update
 
-FIGURES = ("cost", "rate", "ring", "load", "start")
+FIGURES = ("cost", "strategies", "rate", "ring", "load", "start", "recording", "verdict")
 README = Path(__file__).parents[2] / "README.md"
 
 

@@ -36,9 +36,9 @@ def rows(effort: Effort) -> Iterator[Row]:
                     settle()
                     for variant, options in _VARIANTS.items():
                         command = (*_GUEST, *options, "--pages", effort.pages(PAGES))
-                        costs[tracer, variant].append(undisturbed(partial(_cost, programs, command)))
+                        costs[tracer, variant].append(undisturbed(partial(cost_of, programs, command)))
     for variant in _VARIANTS:
-        ours, peer = ([_total(cost) for cost in costs[tracer, variant]] for tracer in _TRACERS)
+        ours, peer = ([total_us(cost) for cost in costs[tracer, variant]] for tracer in _TRACERS)
         ratio = Spread.of([mine / theirs for mine, theirs in zip(ours, peer, strict=True)])
         targeted = variant in _TARGETED
         yield Row(
@@ -49,10 +49,11 @@ def rows(effort: Effort) -> Iterator[Row]:
             f"bpftrace {Spread.of(peer):.2f} µs",
         )
         for tracer in _TRACERS:
-            _explain(f"{tracer}, {variant}", costs[tracer, variant])
+            explain(f"{tracer}, {variant}", costs[tracer, variant])
 
 
-def _cost(programs: set[int], options: tuple[object, ...]) -> Cost:
+def cost_of(programs: set[int], options: tuple[object, ...]) -> Cost:
+    """What the programs cost while a guest runs, per fault that it counts."""
     before = run_times(programs)
     faults = faults_of(run_guest(*options))
     after = run_times(programs)
@@ -65,12 +66,12 @@ def _cost(programs: set[int], options: tuple[object, ...]) -> Cost:
     }
 
 
-def _total(cost: Cost) -> float:
+def total_us(cost: Cost) -> float:
     """In µs."""
     return sum(ns for ns, _ in cost.values()) / 1e3
 
 
-def _explain(title: str, costs: list[Cost]) -> None:
+def explain(title: str, costs: list[Cost]) -> None:
     """Where the time goes, for whoever wants to make it less."""
     print(f"  {title}", file=sys.stderr)
     for program in sorted(costs[0], key=lambda name: -costs[0][name][0]):

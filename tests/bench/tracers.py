@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from exitscope_probes.hooks import Strategy
 from exitscope_probes.loader import load
 from exitscope_probes.records import FAULT_DTYPE
 from exitscope_probes.ring import RingReader
@@ -27,12 +28,12 @@ _BATCH_RECORDS = 16_384
 
 
 @contextmanager
-def probes() -> Iterator[set[int]]:
+def probes(strategy: Strategy | None = None) -> Iterator[set[int]]:
     """Our probes, in this process, with their ring drained: the ids of their programs."""
     pid = os.getpid()
     before = programs_of(pid)
     ended = threading.Event()
-    with load() as loaded:
+    with load(strategy=strategy) as loaded:
         reader = RingReader(loaded.ring_fd, loaded.ring_bytes, FAULT_DTYPE)
 
         def drain() -> None:

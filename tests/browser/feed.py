@@ -23,6 +23,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exitscope.security import CONTENT_SECURITY_POLICY
+from tests.browser.fake_library import Library
 from tests.browser.scenario import NO_LOSS, SCENARIOS, Scenario
 from tests.browser.synthetic import TICK_NS, WINDOWS_NS, Guest, Json
 
@@ -38,6 +39,7 @@ class Feed:
         self.scenario = scenario
         self.connections = 0
         self.subscriptions: list[Json] = []
+        self.library = Library(scenario)
         self._sequence = 0
 
     def history(self, window: str, vm: str) -> Json:
@@ -138,7 +140,11 @@ class Feed:
     def app(self) -> Starlette:
         """The page, plotly.min.js and the WebSocket, under the policy that the real server sends."""
         return Starlette(
-            routes=[WebSocketRoute("/api/v1/live", self.live), Route("/{path:path}", self._file)],
+            routes=[
+                WebSocketRoute("/api/v1/live", self.live),
+                *self.library.routes(),
+                Route("/{path:path}", self._file),
+            ],
         )
 
     async def _file(self, request: Request) -> Response:

@@ -22,7 +22,10 @@ class Scenario:
     history_s: int = 900
     rate_hz: float = 5.0
     loss: dict[str, int] = field(default_factory=dict)
+    hardware: str = "silent"  # hardware exits: counted, silent, unattached
     missing_hooks: list[str] = field(default_factory=list)
+    recordings: tuple[str, ...] = ()  # names of those that are there from the beginning
+    unfair: bool = False  # whether the conditions of any two recordings make a comparison unfair
 
 
 NO_LOSS = dict.fromkeys(
@@ -52,6 +55,7 @@ SCENARIOS: dict[str, Scenario] = {
     "replay": Scenario(
         kind="replay", reason="This host has no /dev/kvm, so a recording of a real run is replayed instead."
     ),
+    "library": Scenario(recordings=("before the patch", "after the patch", "snapshot restore, 64 vCPUs")),
     "lost": Scenario(
         loss={
             "ring_full": 1_204_331,

@@ -35,7 +35,7 @@ def test_choices_are_subscribed_to_and_kept_in_the_address(serve: Serve, open_pa
     expect(page.locator("#badge-label")).to_have_text("LIVE")
     page.locator("#vm").select_option("vm-1")
     page.locator("#window label", has_text="1 min").click()
-    expect(page.locator(".of-span").first).to_have_text("6\u00a0min")
+    expect(page.locator(".of-span").first).to_have_text("last 6\u00a0min")
     assert page.url.endswith("#vm=vm-1&window=1m")
     assert server.feed.subscriptions[0] == {"vm": "", "window": "10s"}
     assert server.feed.subscriptions[-1] == {"vm": "vm-1", "window": "1m"}

@@ -33,6 +33,7 @@ class Product:
     def __init__(self, command: str, directory: Path) -> None:
         socket = directory / "collector.sock"
         arguments = [sys.executable, "-m", "exitscope", command, "--port", "0", "--socket", str(socket)]
+        arguments += ["--recordings", str(directory / "recordings")]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout
         for line in self.process.stdout:
@@ -152,3 +153,44 @@ def test_a_guest_of_256_vcpus_is_readable(run_product: Callable[[str], Product],
         finally:
             guest.terminate()
     expect(page.locator("#notice")).to_contain_text("has ended", timeout=START_MS)
+
+
+def test_a_run_is_recorded_looked_at_played_and_its_guests_compared(
+    run_product: Callable[[str], Product], open_page: Open
+) -> None:
+    product = run_product("demo")
+    page = open_page(product.url).page
+    for mode in ("uffd", "exit"):
+        expect(page.locator(f"#{mode}-p50")).to_contain_text("s", timeout=START_MS)
+    page.locator("#record").click()
+    page.locator("#record-name").fill("both guests")
+    page.locator("#record-name").press("Enter")
+    expect(page.locator("#record-label")).to_have_text("Stop", timeout=START_MS)
+    page.wait_for_timeout(12_000)
+    page.locator("#record").click()
+    expect(page.locator("#record-chip")).to_contain_text("Saved “both guests”", timeout=START_MS)
+    page.locator("#record-chip").click()
+    expect(page.locator("#part-name")).to_have_text("both guests", timeout=START_MS)
+    for mode in ("uffd", "exit"):
+        expect(page.locator(f"#{mode}-p50")).to_contain_text("s", timeout=START_MS)
+    expect(page.locator("#wholeness")).to_contain_text("Whole")
+    expect(page.locator("#slowest tbody tr:not(.blank)")).to_have_count(10)
+    page.locator("#play").click()
+    expect(page.locator("#badge-label")).to_have_text("REPLAY", timeout=START_MS)
+    expect(page.locator("#uffd-p50")).to_contain_text("s", timeout=START_MS)
+    page.locator("#replay-back").click()
+    expect(page.locator("#badge-label")).to_have_text("LIVE", timeout=START_MS)
+    (recording,) = product.get("api/v1/recordings")["recordings"]
+    vms = {vm["name"]: vm["id"] for vm in product.get(f"api/v1/recordings/{recording['id']}")["vms"]}
+    pair = f"a={recording['id']}&b={recording['id']}&vm_a={vms['demo-uffd']}&vm_b={vms['demo-exit']}"
+    page.goto(f"{product.url}compare.html?{pair}")
+    expect(page.locator("#a-what")).to_contain_text("uffd mode · 4 vCPUs", timeout=START_MS)
+    expect(page.locator("#b-what")).to_contain_text("exit mode · 4 vCPUs")
+    expect(page.locator("#a-vm option:checked")).to_have_text("demo-uffd")
+    expect(page.locator("#figures tbody tr").first).to_contain_text("p50")
+    page.goto(f"{product.url}recordings.html")
+    page.locator("#rows").get_by_role("button", name="Delete").click()
+    page.locator("#confirm-yes").click()
+    expect(page.locator("#empty-title")).to_have_text("No recording yet", timeout=START_MS)
+    page.close()
+    assert product.stop() == 0

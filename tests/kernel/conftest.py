@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from exitscope_probes.hooks import STRATEGIES
+from tests.kernel import harness
 from tests.kernel.harness import Watch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--strategy", choices=STRATEGIES, help="attach the probes this way only")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    harness.DEFAULTS["strategy"] = config.getoption("--strategy", None)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from exitscope_probes.totals import TotalsReader
 
 TIMEOUT_S = 60
 _OTHERS_S = 20.0
+DEFAULTS: dict[str, Any] = {}  # settings of every Watch that says nothing else
 NO_LOSS = dict.fromkeys(LOSSES, 0)
 STAGES = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
 Report = dict[str, Any]
@@ -147,7 +148,7 @@ class Watch:
 
     def __init__(self, **settings: Any) -> None:
         self._cleanup = ExitStack()
-        self.probes = self._cleanup.enter_context(loader.load(**settings))
+        self.probes = self._cleanup.enter_context(loader.load(**DEFAULTS | settings))
         self.totals = TotalsReader(self.probes)
         self.ring = RingReader(self.probes.ring_fd, self.probes.ring_bytes, FAULT_DTYPE)
         self._records: list[npt.NDArray[Any]] = []

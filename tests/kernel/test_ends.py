@@ -1,6 +1,7 @@
 """Faults that end in other ways than by a fill: nothing hangs, nothing stays behind, nothing goes uncounted."""
 
 import ctypes
+import os
 import platform
 import signal
 import time
@@ -15,6 +16,8 @@ from tests.kernel.harness import Guest, Watch, answer, finish, go, guest, other_
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
 SYS_TGKILL = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+# Newer kernels' KVM lets a signal end a vCPU's wait for a page (FOLL_INTERRUPTIBLE); 6.1's waits until it is there.
+KICKABLE = tuple(map(int, os.uname().release.split(".")[:2])) > (6, 1)
 libc = ctypes.CDLL(None)
 HELD: dict[str, list[object]] = {
     "uffd": ["--mode", "uffd", "--hold-fault"],
@@ -125,11 +128,11 @@ def test_kicked_out_of_a_fault(watch: Watch, option: list[str]) -> None:
         report = finish(process)
         seen = watch.observe(process.pid)
     repeats = sum(vcpu["repeats"] for vcpu in report["vcpus"])
-    assert repeats > 0, "no signal came in a fault"
+    assert (repeats > 0) == KICKABLE, "no signal came in a fault"
     assert report["faults"] == 100
     assert seen.vm["events_read"] == report["events_read"] == 100 + repeats
     assert seen.vm["events_done"] <= seen.vm["events_read"]
-    assert seen.vm["fills_failed"] == report["fills"]["eexist"] > 0
+    assert seen.vm["fills_failed"] == report["fills"]["eexist"] >= KICKABLE
     copies = [seen.vm[f"fills_{which}"][RESOLVERS.index("COPY")] for which in ("demand", "background")]
     assert copies == [100, 0]
     assert seen.faults(MODE_UFFD) == seen.recorded(MODE_UFFD)

@@ -4,10 +4,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,9 @@ def run(binary: Path, *options: object) -> Report:
     assert len(lines) == 1
     report: Report = json.loads(lines[0])
     assert report["state"] == "done"
-    assert report["verify"] == {"pages": report["pages"] * report["rounds"], "wrong": 0}
+    chosen = report["conditions"]
+    pages = chosen["pages"] + chosen["vmm_touch"] + chosen["vcpu_touch"] * chosen["vcpus"]
+    assert report["verify"] == {"pages": pages * report["rounds"], "wrong": 0}
     return report
 
 
@@ -83,6 +84,22 @@ def await_waiters(pid: int, waiters: int, all_read: bool = False) -> None:
                     return
         time.sleep(0.01)
     raise AssertionError(f"never {waiters} faults waiting")
+
+
+def thread_names(pid: int) -> set[str]:
+    names = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/comm"):
+        with suppress(OSError):  # ended meanwhile
+            names.add(path.read_text().strip())
+    return names
+
+
+def await_end_of_handlers(pid: int) -> None:
+    """Until none of the process's handler threads is left; on a busy machine vCPUs wait long before that."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while any(name.startswith("uffd-handler") for name in thread_names(pid)):
+        assert time.monotonic() < deadline, "a handler thread lives on"
+        time.sleep(0.01)
 
 
 def assert_exact(report: Report, faults_per_vcpu: list[int]) -> None:
@@ -183,8 +200,7 @@ def test_pauses_are_not_run_time(binary: Path) -> None:
 def test_waits_for_the_start(binary: Path) -> None:
     with started(binary, "--vcpus", 3, "--pages", 30, "--handlers", 2) as (process, ready):
         assert (ready["state"], ready["pid"]) == ("ready", process.pid)
-        names = {path.read_text().strip() for path in Path(f"/proc/{process.pid}/task").glob("*/comm")}
-        assert names >= {"CPU 0/KVM", "CPU 1/KVM", "CPU 2/KVM", "uffd-handler-0", "uffd-handler-1"}
+        assert thread_names(process.pid) >= {"CPU 0/KVM", "CPU 1/KVM", "CPU 2/KVM", "uffd-handler-0", "uffd-handler-1"}
         output, _ = process.communicate("go\n", timeout=TIMEOUT_S)
     report = json.loads(output)
     assert [vcpu["tid"] for vcpu in report["vcpus"]] == [vcpu["tid"] for vcpu in ready["vcpus"]]
@@ -241,6 +257,7 @@ def test_handlers_die(binary: Path) -> None:
     options = ("--kill-handlers-after", 55, "--handlers", 3, "--vcpus", 4, "--pages", 400)
     with started(binary, *options) as (process, _):
         go(process)
+        await_end_of_handlers(process.pid)
         await_waiters(process.pid, 4)
         report = end(process, signal.SIGTERM)
     assert report["fills"]["demand"] == 55
@@ -259,32 +276,6 @@ def test_uffd_closed_under_waiting_vcpus(binary: Path, fault: str) -> None:
     assert result.returncode == (1 if fault == "missing" else 0)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--vcpus", "0"],
-        ["--vcpus", "257"],
-        ["--vcpus", "many"],
-        ["--vcpus"],
-        ["--vcpus", "8", "--pages", "7"],
-        ["--pages", "-1"],
-        ["--mode", "fast"],
-        ["--mode", "exit", "--async"],
-        ["--mode", "exit", "--hold-fault"],
-        ["--mode", "none", "--prefill-percent", "1"],
-        ["--fault", "minor", "--backing", "anon"],
-        ["--delay-us", "nan"],
-        ["--async=1"],
-        ["--no-such-option"],
-        ["argument"],
-    ],
-)
-def test_wrong_usage(binary: Path, options: list[str]) -> None:
-    result = call(binary, *options)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_more_memory_than_there_is(binary: Path) -> None:
     """A failure of the host is one line and status 1."""
     command = ["prlimit", "--as=100000000", str(binary), "--pages", "100000"]
@@ -292,35 +283,3 @@ def test_more_memory_than_there_is(binary: Path) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert "--pages" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_built_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no guest is installed; and not trusted when others could have written it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    built = guest_build.binary_path()
-    built_ns = built.stat().st_mtime_ns
-    assert guest_build.binary_path() == built
-    assert built.stat().st_mtime_ns == built_ns
-    assert list(built.parent.iterdir()) == [built]
-    built.chmod(0o777)
-    with pytest.raises(guest_build.GuestBuildError, match="writable by others"):
-        guest_build.binary_path()
-
-
-def test_module_becomes_the_guest(tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(guest_build.SOURCES.parents[1]),
-        "XDG_CACHE_HOME": str(tmp_path),
-    }
-    command = [sys.executable, "-m", "exitscope_probes.guest", "--mode", "exit", "--pages", "3"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads(result.stdout)["faults"] == 3
-
-
-def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(guest_build.GuestBuildError, match="install gcc"):
-        guest_build.build(tmp_path / "guest")

@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitscope_probes.exit_reasons import ISA_SVM
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.plan import HookStatus
-from exitscope_probes.records import FAULT_DTYPE, LOSSES, RECORD_FAULT, SERIES, VCPU_DTYPE, VM_DTYPE
+from exitscope_probes.records import (
+    FAULT_DTYPE,
+    HARDWARE_ROW_DTYPE,
+    LOSSES,
+    RECORD_FAULT,
+    SERIES,
+    VCPU_DTYPE,
+    VM_DTYPE,
+)
 from exitscope_probes.ring import BUSY_BIT, DISCARD_BIT
 
 PAGE = mmap.PAGESIZE
@@ -86,15 +95,17 @@ class FakeProbes:
             MemoryFile(max_vcpus * SERIES * HISTOGRAM_BYTES),
             MemoryFile(max_vms * VM_DTYPE.itemsize),
             MemoryFile(8 * 8),
+            MemoryFile(max_vcpus * HARDWARE_ROW_DTYPE.itemsize),
         ]
         self._files = [self.ring, *files]
         self.ring_fd = self.ring.fd
-        self.vcpus_fd, self.histograms_fd, self.vms_fd, self.loss_fd = (file.fd for file in files)
-        vcpus, histograms, vms, loss = (file.data for file in files)
+        self.vcpus_fd, self.histograms_fd, self.vms_fd, self.loss_fd, self.hardware_fd = (file.fd for file in files)
+        vcpus, histograms, vms, loss, hardware = (file.data for file in files)
         self.vcpus = vcpus[: max_vcpus * VCPU_DTYPE.itemsize].view(VCPU_DTYPE)
         size_bytes = max_vcpus * SERIES * HISTOGRAM_BYTES
         self.histograms = histograms[:size_bytes].view("<u4").reshape(max_vcpus, SERIES, BUCKETS)
         self.vms = vms[: max_vms * VM_DTYPE.itemsize].view(VM_DTYPE)
+        self.hardware = hardware[: max_vcpus * HARDWARE_ROW_DTYPE.itemsize].view(HARDWARE_ROW_DTYPE)
         self.loss = loss[: 8 * len(LOSSES)].view("<u8")
         self.freed: list[tuple[str, int]] = []
         self.seeded: list[tuple[int, int]] = []
@@ -114,8 +125,18 @@ class FakeProbes:
         self.histograms[slot, series, bucket] += np.uint32(count)
         self.vcpus["series"]["count"][slot, series] += np.uint64(count)
 
+    def hardware_exit(self, slot: int, cell: int, ns: int, isa: int = ISA_SVM) -> None:
+        """What the kernel does for a hardware exit and the entry after it."""
+        row = self.hardware[slot]
+        row["isa"], row["moved"] = isa, row["moved"] + np.uint64(2)
+        exits = row["exit"][cell]
+        exits["count"] += np.uint64(1)
+        exits["sum_ns"] += np.uint64(ns)
+        exits["max_ns"] = max(int(exits["max_ns"]), ns)
+
     def free_vcpu_slot(self, slot: int) -> None:
         assert not self.vcpus[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
+        assert not self.hardware[slot : slot + 1].view(np.uint8).any(), "hardware exits freed before they were zeroed"
         assert not self.histograms[slot].any(), "histograms freed before they were zeroed"
         self.freed.append(("vcpu", slot))
 

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitscope_probes.exit_reasons import HARDWARE_CELLS, ISA_SVM
 from exitscope_probes.histogram import BUCKETS, bucket_of
 from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
     CELL_DTYPE,
     EXIT_NAMES,
     FAULT_DTYPE,
+    HARDWARE_DTYPE,
     LOSSES,
+    MEMSLOT_UNKNOWN,
     MODE_UFFD,
     RECORD_FAULT,
     RESOLVERS,
     SERIES,
+    SERIES_DTYPE,
     VCPU_DTYPE,
     VM_DTYPE,
     WAITER_VCPU,
@@ -50,11 +54,13 @@ class Feeder:
     def __init__(self, started_ns: int = T0, max_vcpus: int = 512) -> None:
         self.time_ns = started_ns
         self.started_ns = started_ns
+        self.isa = ISA_SVM
         self.max_vcpus = max_vcpus
         self.vms: dict[int, FakeVm] = {}
         self.vcpus = np.zeros(max_vcpus, VCPU_DTYPE)
         self.buckets = np.zeros((max_vcpus, SERIES, BUCKETS), np.uint64)
         self.changed = np.zeros((max_vcpus, SERIES, BUCKETS), bool)
+        self.hardware = np.zeros((max_vcpus, HARDWARE_CELLS), SERIES_DTYPE)
         self.loss = dict.fromkeys(LOSSES, 0)
         self.hooks: list[dict[str, Any]] = [
             {"hook": "run", "title": "vCPU run", "status": "attached", "attachment": "tracepoint:sys_enter",
@@ -82,6 +88,7 @@ class Feeder:
         self.vcpus[slot]["tid"] = 9000 + slot
         self.changed[slot] |= self.buckets[slot] != 0
         self.buckets[slot] = 0
+        self.hardware[slot] = np.zeros((), SERIES_DTYPE)
 
     def remove_vm(self, number: int) -> None:
         """The VM has gone and its slots are free."""
@@ -89,6 +96,7 @@ class Feeder:
             self.vcpus[slot] = np.zeros((), VCPU_DTYPE)
             self.buckets[slot] = 0
             self.changed[slot] = False
+            self.hardware[slot] = np.zeros((), SERIES_DTYPE)
 
     def fault(self, vm: FakeVm, vcpu: int, latency_ns: int, times: int = 1, series: int = MODE_UFFD) -> None:
         """Count faults (or stages) of one length; whole faults stall their vCPU."""
@@ -110,6 +118,13 @@ class Feeder:
     def exit(self, vm: FakeVm, vcpu: int, name: str, times: int = 1) -> None:
         """Count returns of KVM_RUN."""
         self.vcpus[vm.slots[vcpu]]["exits"][EXIT_NAMES.index(name)] += np.uint64(times)
+
+    def hardware_exit(self, vm: FakeVm, vcpu: int, cell: int, ns: int, times: int = 1) -> None:
+        """Count hardware exits of one length."""
+        row = self.hardware[vm.slots[vcpu], cell : cell + 1]
+        row["count"] += np.uint64(times)
+        row["sum_ns"] += np.uint64(ns * times)
+        row["max_ns"] = np.maximum(row["max_ns"], np.uint64(ns))
 
     def fill(self, vm: FakeVm, resolver: str, times: int = 1, demand: bool = True) -> None:
         """Count fills."""
@@ -140,7 +155,12 @@ class Feeder:
         if not lost:
             self.changed[:] = False
         vms = np.array([vm.totals for vm in self.vms.values()], VM_DTYPE)
-        arrays = {"slots": slots, "vcpus": self.vcpus[slots], "vms": vms, "cells": cells}
+        slot, cell = np.nonzero(self.hardware["count"])
+        hardware = np.zeros(len(slot), HARDWARE_DTYPE)
+        hardware["slot"], hardware["cell"], hardware["isa"] = slot, cell, self.isa
+        for name in SERIES_DTYPE.names or ():
+            hardware[name] = self.hardware[name][slot, cell]
+        arrays = {"slots": slots, "vcpus": self.vcpus[slots], "vms": vms, "cells": cells, "hardware": hardware}
         return Message(Kind.TOTALS, self.time_ns, {"snapshot": snapshot, "loss": dict(self.loss)}, arrays)
 
     def records(self, vm: FakeVm, latencies_ns: list[int], vcpu: int = 0, **fields: Any) -> Message:
@@ -150,7 +170,7 @@ class Feeder:
         records["vm"], records["vcpu"], records["waiter"] = vm.number, vcpu, WAITER_VCPU
         records["serve_ns"] = latencies_ns
         records["begin_ns"] = self.time_ns - np.array(latencies_ns)
-        records["hva"], records["gpa"] = 0x7F00_0000_1000, ADDRESS_UNKNOWN
+        records["hva"], records["gpa"], records["memslot"] = 0x7F00_0000_1000, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN
         for name, value in fields.items():
             records[name] = value
         return Message(Kind.FAULTS, self.time_ns, {"dropped": 0}, {"records": records})

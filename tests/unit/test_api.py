@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from exitscope.app import create_app
 from exitscope.static import Page
 from exitscope.window import WINDOWS
+from exitscope_probes.profiles import PROFILES, described
 from exitscope_probes.records import MODE_EXIT, MODES
 
 from .frames import Feeder, S
@@ -102,6 +103,29 @@ def test_totals_and_exits_of_a_vcpu_last_longer_than_the_window(
     assert get(client, "/api/v1/exits?vm=one&window=1m")["exits"] == {"KVM_EXIT_IO": 4}
 
 
+def test_hardware_exits(client: TestClient, feeder: Feeder, source: FeederSource) -> None:
+    answer = get(client, "/api/v1/exits")
+    assert (answer["hardware"], answer["hardware_state"]) == ({}, "unattached")
+    feeder.hooks.append({"hook": "hardware_exits", "status": "attached"})
+    source.handle(feeder.hello())
+    assert get(client, "/api/v1/exits")["hardware_state"] == "silent"
+    vm = feeder.vms[1]
+    feeder.hardware_exit(vm, 1, 0x100, 4 * MS, 3)  # SVM's 0x400
+    feeder.hardware_exit(vm, 0, 0x7B, 1 * MS)
+    source.handle(feeder.totals())
+    answer = get(client, "/api/v1/exits?vm=one&window=1s")
+    assert answer["hardware_state"] == "counted"
+    assert answer["hardware"] == {
+        "npf": {"count": 3, "sum_ns": 12 * MS, "max_ns": 4 * MS},
+        "io": {"count": 1, "sum_ns": 1 * MS, "max_ns": 1 * MS},
+    }
+    assert list(answer["hardware"]) == ["npf", "io"]
+    vcpus = get(client, "/api/v1/vms/one/vcpus?window=1s")["vcpus"]
+    assert [vcpu["hardware_exits"] for vcpu in vcpus] == [{"io": 1}, {"npf": 3}]
+    assert 'exitscope_hardware_exits_total{reason="npf",vm="one"} 3.0' in client.get("/metrics").text
+    assert 'exitscope_hardware_exit_seconds_total{reason="npf",vm="one"} 0.012' in client.get("/metrics").text
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 def test_every_window_on_offer_is_answered(client: TestClient, window: str) -> None:
     assert get(client, f"/api/v1/vms/one/vcpus?window={window}")["window_ns"] == WINDOWS[window]
@@ -131,6 +155,15 @@ def test_loss_health_and_capabilities(client: TestClient, feeder: Feeder, source
     assert found["capabilities"][0]["passed_over"] == [{"attachment": "fentry:x", "reason": "EPERM"}]
     assert found["missing"] == ["guest fault: no guest addresses"]
     assert found["windows"] == list(WINDOWS)
+    assert found["profile"] is None
+
+
+def test_the_kernels_profile(client: TestClient, feeder: Feeder, source: FeederSource) -> None:
+    told = described(PROFILES[0])
+    source.handle(feeder.hello(capabilities={"hooks": [], "profile": told}))
+    assert get(client, "/api/v1/capabilities")["profile"] == told
+    source.handle(feeder.hello(capabilities={"hooks": [], "profile": {"name": 7}}))
+    assert get(client, "/api/v1/capabilities")["profile"] is None
 
 
 @pytest.mark.parametrize(
@@ -252,9 +285,10 @@ def test_every_field_and_parameter_of_the_api_has_a_meaning(client: TestClient) 
             missing += [f"{path} {p['name']}" for p in operation.get("parameters", []) if not p.get("description")]
             missing += [] if operation.get("description") else [path]
     assert missing == []
-    assert set(api["paths"]) == {
+    assert set(api["paths"]) >= {
         "/api/v1/health", "/api/v1/capabilities", "/api/v1/vms", "/api/v1/vms/{vm}/vcpus", "/api/v1/exits",
-        "/api/v1/loss", "/metrics"}  # fmt: skip
+        "/api/v1/loss", "/metrics", "/api/v1/recordings", "/api/v1/recordings/{id}",
+        "/api/v1/recordings/{id}/stop"}  # fmt: skip
 
 
 def test_every_number_with_a_unit_says_it(client: TestClient) -> None:

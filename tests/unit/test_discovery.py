@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exitscope_probes.discovery import MAX_HANDLERS, Discovery
+from exitscope_probes.discovery import MAX_HANDLERS, MAX_THREADS, Discovery
+from exitscope_probes.memory import MAX_COMMAND, backing, command_line
 from exitscope_probes.procfs import Proc
 from exitscope_probes.records import CELL_DTYPE, VCPU_DTYPE, VCPU_OTHER, VM_DTYPE
 from exitscope_probes.seeding import Seeding
+from exitscope_probes.threads import role_of
 from exitscope_probes.totals import Totals
-from exitscope_probes.vmm import identify
+from exitscope_probes.vmm import identify, libvirt_domain, uuid_of
 
 SECOND = 1_000_000_000
 VM_FDS = {3: "/dev/kvm", 4: "anon_inode:kvm-vm", 5: "anon_inode:kvm-vcpu:0", 6: "anon_inode:kvm-vcpu:1"}
@@ -108,8 +110,49 @@ def test_a_vm_with_its_vcpus_threads_and_queues(proc: FakeProc) -> None:
                 {"vcpu": 1, "slot": 7, "tid": 102, "name": "CPU 1/KVM"},
             ],
             "uffds": [{"fd": 9, "pending": 2, "total": 5}],
+            "uuid": None,
+            "domain": None,
+            "threads": [],
+            "command": "qemu-system-x86_64 -m 1G -name guest=web,debug-threads=on",
+            "handlers": [],
+            "uffd_features": [],
+            "backing": None,
+            "memory_bytes": None,
         }
     ]
+
+
+def test_what_guest_memory_is_made_of(proc: FakeProc) -> None:
+    memfd = "/memfd:guest (deleted)"
+    proc.process(100, fds=VM_FDS | {9: "anon_inode:[userfaultfd]", 10: memfd})
+    proc.queue(100, 9, 0, 0)
+    (proc.root / "100" / "fdinfo" / "9").write_text("pending:\t0\ntotal:\t0\nAPI:\taa:80000120:1ffff\n")
+    (proc.root / "100" / "maps").write_text(
+        "00400000-00500000 r-xp 00000000 fe:00 99 /usr/bin/qemu\n"
+        "7f0000000000-7f0040000000 rw-p 00000000 00:00 0 \n"
+        f"7f0100000000-7f0140000000 rw-s 00000000 00:01 5 {memfd}\n"
+        "7f0200000000-7f0200200000 rw-s 00000000 00:0f 7 /anon_hugepage (deleted)\n"
+        "7f0300000000-7f0300200000 rw-p 00000000 fe:00 7 /snapshots/mem file\n"
+    )
+    discovery = Discovery(proc.proc)
+    rows = totals((0, 1, 100, 0, 101))
+    discovery.describe(rows, 0)
+    discovery.note_addresses(np.array([1, 1], np.uint32), np.array([2**64 - 1, 0x7F00_0000_1000], np.uint64))
+    (vm,) = discovery.describe(rows, 3 * SECOND)
+    assert (vm["backing"], vm["memory_bytes"]) == ("anonymous", 1 << 30)
+    assert vm["uffd_features"] == ["MISSING_SHMEM", "THREAD_ID"]
+    discovery.note_addresses(np.array([1], np.uint32), np.array([0x7F01_0000_0000], np.uint64))
+    (vm,) = discovery.describe(rows, 6 * SECOND)
+    assert (vm["backing"], vm["memory_bytes"]) == ("anonymous + shmem", 2 << 30)
+    assert backing(proc.proc, 100, [0x7F02_0000_0000]) == ("hugetlb", 2 << 20)
+    assert backing(proc.proc, 100, [0x7F03_0000_0000]) == ("file (private)", 2 << 20)
+    assert backing(proc.proc, 100, [0x1000]) is None
+    assert backing(proc.proc, 101, [0x1000]) is None
+
+
+def test_a_command_line_is_printable_and_short() -> None:
+    assert command_line(["qemu", "-name", "a b", "x\ny"]) == "qemu -name 'a b' 'x\ufffdy'"
+    assert len(command_line(["x" * 10_000])) == MAX_COMMAND
 
 
 def test_two_vms_of_one_process_keep_their_ids_over_a_restart_of_the_collector(proc: FakeProc) -> None:
@@ -228,6 +271,92 @@ def test_vmm_and_name(executable: str, arguments: list[str], expected: tuple[str
         assert (vmm, name) == expected
     else:
         assert name.isprintable() and len(name) <= 80
+
+
+UUID = "6f9d3a52-7a0f-4f1c-9d1e-0c8b5a1d2e3f"
+MASTER_KEY = (
+    '{"qom-type":"secret","id":"k","format":"raw","file":"/var/lib/libvirt/qemu/domain-3-a-name-of-20-charact/k.aes"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["q", "-uuid", UUID], UUID),
+        (["q", "--uuid", UUID.upper()], UUID),
+        (["ch", "--platform", f"num_pci_segments=1,uuid={UUID}"], UUID),
+        (["q", "-uuid", "no uuid"], None),
+        (["q", "-uuid"], None),
+        (["q"], None),
+    ],
+)
+def test_uuid(arguments: list[str], expected: str | None) -> None:
+    assert uuid_of(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["q", "-name", "guest=a-name-of-20-characters,debug-threads=on", "-object", MASTER_KEY],
+            "a-name-of-20-characters",
+        ),
+        (["q", "-object", MASTER_KEY], "a-name-of-20-charact"),
+        (["q", "-name", "guest=web"], None),
+        ([], None),
+    ],
+)
+def test_libvirt_domain(arguments: list[str], expected: str | None) -> None:
+    assert libvirt_domain(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("fault-default", "uffd reader"),
+        ("postcopy/fault", "uffd reader"),
+        ("mig/dst/fault", "uffd reader"),
+        ("postcopy/listen", "page copier"),
+        ("mig/dst/listen", "page copier"),
+        ("fault-fast", "page copier"),
+        ("mig/dst/preempt", "page copier"),
+        ("live_migration", "migration source"),
+        ("mig/src/main", "migration source"),
+        ("vhost-1234", "vhost"),
+        ("CPU 12/KVM", "vCPU 12"),
+        ("fc_vcpu 3", "vCPU 3"),
+        ("vcpu0", "vCPU 0"),
+        ("crosvm_vcpu1", "vCPU 1"),
+        ("uffd-handler-0", "uffd handler"),
+        ("vcpu", None),
+        ("worker", None),
+        ("", None),
+    ],
+)
+def test_roles_of_threads(name: str, role: str | None) -> None:
+    assert role_of(name, main=False) == role
+    assert role_of(name, main=True) == (role or "main")
+
+
+def test_a_postcopy_destination_with_its_threads(proc: FakeProc) -> None:
+    threads = {100: "qemu-system-x86", 101: "CPU 0/KVM", 102: "qemu-system-x86", 103: "worker"}
+    proc.process(100, arguments=("q", "-name", "guest=web", "-uuid", UUID, "-object", MASTER_KEY), threads=threads)
+    discovery = Discovery(proc.proc)
+    rows = totals((0, 1, 100, 0, 101))
+    (vm,) = discovery.describe(rows, 0)
+    assert (vm["name"], vm["uuid"], vm["domain"]) == ("web", UUID, "web")
+    main = {"tid": 100, "name": "qemu-system-x86", "role": "main"}
+    assert vm["threads"] == [main], "vCPUs are listed elsewhere"
+    proc.process(100, threads={102: "fault-default", 104: "postcopy/listen"})
+    (vm,) = discovery.describe(rows, 3 * SECOND)
+    assert vm["threads"] == [
+        main,
+        {"tid": 102, "name": "fault-default", "role": "uffd reader"},
+        {"tid": 104, "name": "postcopy/listen", "role": "page copier"},
+    ]
+    proc.process(100, threads={tid: f"vhost-{tid}" for tid in range(200, 200 + 2 * MAX_THREADS)})
+    (vm,) = discovery.describe(rows, 6 * SECOND)
+    assert len(vm["threads"]) == MAX_THREADS
 
 
 class Seeded:

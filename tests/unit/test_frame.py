@@ -15,7 +15,8 @@ from .frames import Feeder, S
 MS = 1_000_000
 KEYS = {
     "type", "sequence", "time_ns", "wall_ms", "window_ns", "window_filled_ns", "source", "sampling", "vms",
-    "vm", "modes", "other", "stages", "vcpus", "exits", "fills", "queue", "slowest", "loss", "missing_hooks",
+    "vm", "modes", "other", "stages", "vcpus", "exits", "hardware", "hardware_state", "fills",
+    "queue", "slowest", "loss", "missing_hooks",
 }  # fmt: skip
 
 
@@ -83,6 +84,8 @@ def test_a_slow_fault_is_shown_with_the_stages_of_its_mode() -> None:
         "time_ns": feeder.time_ns - S - 7 * MS, "vm": "one", "vcpu": 0, "mode": "exit", "latency_ns": 7 * MS,
         "stages_ns": {"raise": 0, "serve": 7 * MS, "fill": 0, "reenter": 0}, "gpa": "0x5000",
         "hva": "0x7f0000001000", "resolver": "COPY", "handler_tid": 77, "tid": 88,
+        "access": None, "memslot": None, "presence": None, "inferred": ["gpa", "hva"],
+        "error": None, "exit_flags": [], "exit_bytes": None,
     }  # fmt: skip
 
 

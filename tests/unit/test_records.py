@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import exitscope_probes
-from exitscope_probes import histogram, records
+from exitscope_probes import exit_reasons, histogram, records
 
 HEADER = Path(exitscope_probes.__file__).parent / "bpf/events.h"
 STRUCTS: dict[str, np.dtype[Any]] = {
@@ -18,6 +18,7 @@ STRUCTS: dict[str, np.dtype[Any]] = {
     "series_totals": records.SERIES_DTYPE,
     "vcpu_totals": records.VCPU_DTYPE,
     "vm_totals": records.VM_DTYPE,
+    "hardware_exits": records.HARDWARE_ROW_DTYPE,
     "latency_histogram": np.dtype([("bucket", "<u4", (histogram.BUCKETS,))]),
 }
 # The header's array of stages has a field of its own for each here.
@@ -34,6 +35,8 @@ CONSTANTS: dict[str, int] = {
         f"SEEN_{name}": getattr(records, f"SEEN_{name}")
         for name in ("ACCESS", "SLEEP", "READ", "FILL", "HALT", "RANGE", "NAMED")
     },
+    **{f"ACCESS_{name}": getattr(records, f"ACCESS_{name}") for name in ("READ", "WRITE", "EXEC")},
+    **{f"PRESENCE_{name}": number for number, name in enumerate(("UNKNOWN", "MISSING", "MINOR", "WP", "MAPPED"))},
     "MODES": len(records.MODES),
     "RESOLVERS": len(records.RESOLVERS),
     "VCPU_OTHER": records.VCPU_OTHER,
@@ -50,6 +53,16 @@ CONSTANTS: dict[str, int] = {
     "EXIT_MEMORY_FAULT_EHWPOISON": records.EXIT_NAMES.index("KVM_EXIT_MEMORY_FAULT/EHWPOISON"),
     "EXIT_EAGAIN": records.EXIT_NAMES.index("EAGAIN"),
     "EXIT_ERROR_OTHER": records.EXIT_NAMES.index("ERROR_OTHER"),
+    "ISA_VMX": exit_reasons.ISA_VMX,
+    "ISA_SVM": exit_reasons.ISA_SVM,
+    "ISA_ARM64": exit_reasons.ISA_ARM64,
+    "ARM_EXCEPTION_TRAP": exit_reasons.ARM_EXCEPTION_TRAP,
+    "HARDWARE_ARM64_CODES": exit_reasons.ARM64_CODES,
+    "HARDWARE_DIRECT": exit_reasons.DIRECT,
+    "HARDWARE_FOLDED_FROM": exit_reasons.FOLDED_FROM,
+    "HARDWARE_FOLDED": exit_reasons.FOLDED,
+    "HARDWARE_BEYOND": exit_reasons.BEYOND,
+    "HARDWARE_CELLS": exit_reasons.HARDWARE_CELLS,
     "BUCKETS": histogram.BUCKETS,
     "BUCKET_UNIT_SHIFT": histogram.UNIT_SHIFT,
     "BUCKET_SUB_BITS": histogram.SUB_BITS,
@@ -122,7 +135,7 @@ def test_constants(compiled: dict[str, Any]) -> None:
 
 def test_no_constant_of_the_header_is_untested() -> None:
     defined = set(re.findall(r"^#define (\w+) ", HEADER.read_text(), re.MULTILINE))
-    assert defined - CONSTANTS.keys() == {"ADDRESS_UNKNOWN", "LOSSES"}
+    assert defined - CONSTANTS.keys() == {"ADDRESS_UNKNOWN", "MEMSLOT_UNKNOWN", "LOSSES"}
 
 
 def test_the_losses_fit_into_the_kernels_array() -> None:
@@ -146,5 +159,5 @@ def test_there_is_one_name_for_every_exit_cell_and_series() -> None:
 
 
 def test_records_and_rows_are_whole_words_long() -> None:
-    for dtype in (records.FAULT_DTYPE, records.VCPU_DTYPE, records.VM_DTYPE):
+    for dtype in (records.FAULT_DTYPE, records.VCPU_DTYPE, records.VM_DTYPE, records.HARDWARE_ROW_DTYPE):
         assert dtype.itemsize % 8 == 0

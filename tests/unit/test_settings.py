@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from exitscope.cli import main
-from exitscope.settings import COLLECTOR, SERVER, SETTINGS, as_arguments
+from exitscope.settings import COLLECTOR, SERVER, SETTINGS, as_arguments, default_recordings, nanoseconds
 from exitscope_probes.collector import Settings
 
 
@@ -49,3 +49,28 @@ def test_nothing_is_an_option_outside_the_table() -> None:
     for name in ("serve", "collect", "run", "demo"):
         options = [p for p in main.commands[name].params if isinstance(p, click.Option)]
         assert {option.name for option in options} <= SETTINGS.keys()
+
+
+def test_lengths_of_time() -> None:
+    assert [nanoseconds(text) for text in ("0", "10", "10s", "90m", "12h", "30d")] == [
+        seconds * 1_000_000_000 for seconds in (0, 10, 10, 5400, 43_200, 2_592_000)
+    ]
+    for text in ("", "d", "1.5h", "-1s", "10w", "1e9", "9" * 12):
+        with pytest.raises(ValueError, match=""):
+            nanoseconds(text)
+    result = CliRunner().invoke(main, ["serve", "--recordings-max-age", "soon"])
+    assert result.exit_code == 2 and "no length of time" in result.output
+
+
+def test_where_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/exitscope:/var/lib/other")
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert default_recordings() == "/var/lib/exitscope/recordings"
+    monkeypatch.delenv("STATE_DIRECTORY")
+    assert default_recordings() == "/state/exitscope/recordings"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_recordings() == "/home/me/.local/state/exitscope/recordings"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_recordings() == "/var/lib/exitscope/recordings"

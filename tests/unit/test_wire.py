@@ -1,13 +1,17 @@
 """The frames across the privilege boundary: round trips, and every way in which one may not fit."""
 
+import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exitscope_probes.records import FAULT_DTYPE
+import exitscope
+from exitscope.replay import open_recording, read_recording
+from exitscope_probes.records import FAULT_DTYPE, HARDWARE_DTYPE
 from exitscope_probes.wire import (
     HEADER_BYTES,
     MAX_BODY_BYTES,
@@ -117,3 +121,24 @@ def test_what_does_not_fit_the_schema_is_not_encoded() -> None:
         encode(Message(Kind.FAULTS, 0))
     with pytest.raises(WireError, match="records"):
         encode(Message(Kind.FAULTS, 0, {}, {"records": np.zeros(1, "<u4")}))
+
+
+def test_a_frame_of_version_1_has_no_hardware_exits() -> None:
+    feeder = Feeder()
+    vm = feeder.add_vm(1, 2)
+    feeder.fault(vm, 0, 1000)
+    data = encode(feeder.totals())
+    header = decode_header(data[:HEADER_BYTES])
+    meta = json.loads(data[HEADER_BYTES : HEADER_BYTES + header.meta_bytes])
+    assert meta["counts"].pop("hardware") == 0
+    text = json.dumps(meta).encode()
+    old = struct.pack("<4sHHIIQQ", b"XSCP", 1, header.kind, len(text), header.body_bytes, 1, 2)
+    message = decode(old + text + data[HEADER_BYTES + header.meta_bytes :])
+    assert message.arrays["hardware"].dtype == HARDWARE_DTYPE and not len(message.arrays["hardware"])
+    assert len(message.arrays["cells"]) == 1
+
+
+def test_the_bundled_recording_is_still_read() -> None:
+    with open_recording(str(Path(exitscope.__file__).parent / "data/demo.frames.gz")) as file:
+        kinds = [message.kind for message in read_recording(file)]
+    assert kinds[0] is Kind.HELLO and kinds.count(Kind.TOTALS) > 100
