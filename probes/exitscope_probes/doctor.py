@@ -74,13 +74,13 @@ def main(as_json: bool = False) -> int:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    rows = [(c["state"], c["name"], c["detail"], c["remedy"]) for c in found["checks"]]
+    rows = [(c["state"], c["name"], c["detail"], c["remedy"] if c["state"] != "ok" else "") for c in found["checks"]]
     lines = [f"exitscope on Linux {found['kernel']}, {found['machine']}", "", *_aligned(rows), "", "Hooks"]
     hooks = []
     for hook in found["hooks"]:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in hook["passed_over"])
         if hook["status"] == "attached":
-            hooks.append(("ok", hook["title"], hook["attachment"], ""))
+            hooks.append(("ok", hook["title"], hook["attachment"], _passed_over(hook["passed_over"])))
         else:
             state = "missing" if hook["essential"] else "note"
             hooks.append((state, hook["title"], reasons or hook["status"], f"without it: {hook['effect']}"))
@@ -88,6 +88,18 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += ["", "How this kernel tells userspace of a guest's fault", *_profile_lines(found["profile"])]
     verdict = "live tracing works here" if found["usable"] else f"no live tracing here: {found['reason']}"
     return [*lines, "", verdict]
+
+
+def _passed_over(candidates: list[tuple[str, str]]) -> str:
+    """Why nothing better was taken: `not by fentry: this kernel …; not by kprobe: …`."""
+    reasons = {_way(name): reason for name, reason in candidates}
+    return "; ".join(f"not by {way}: {reason}" for way, reason in reasons.items())
+
+
+def _way(name: str) -> str:
+    """Of `tracepoint:a+fexit:b` what makes it special: fexit."""
+    ways = [part.partition(":")[0] for part in name.split("+")]
+    return next((way for way in ways if way != "tracepoint"), "tracepoint")
 
 
 def _profile_lines(profile: dict[str, Any]) -> list[str]:
@@ -106,7 +118,7 @@ def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
     lines = []
     for state, name, detail, remedy in rows:
         lines.append(f"  {_MARKS[state]} {name:{width}}  {detail}")
-        if remedy and state != "ok":
+        if remedy:
             lines.append(f"    {'':{width}}  → {remedy}")
     return lines
 

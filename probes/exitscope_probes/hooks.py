@@ -85,7 +85,7 @@ _ASYNC = (
     Attachment("kvm_async_pf_ready", "on_async_ready", ("u64", "u64")),
 )
 # The raw arguments of kvm_exit changed at 6.1 and do not carry the reason; the fields of its format file are stable.
-_HARDWARE = (
+HARDWARE = (
     Attachment("kvm:kvm_exit", "on_hardware_exit", via="tracepoint"),
     Attachment("kvm_entry", "on_hardware_entry"),
 )
@@ -256,10 +256,7 @@ HOOKS: tuple[Hook, ...] = (
         "hardware_exits",
         "hardware exits",
         "hardware exits are not counted: only those that reach userspace are seen",
-        (
-            Candidate("tracepoint", _HARDWARE, fields=("kvm:kvm_exit.exit_reason", "kvm:kvm_exit.isa")),  # x86
-            Candidate("tracepoint", _HARDWARE, fields=("kvm:kvm_exit.ret", "kvm:kvm_exit.esr_ec")),  # arm64
-        ),
+        (Candidate("tracepoint", HARDWARE, fields=("kvm:kvm_exit.exit_reason", "kvm:kvm_exit.isa")),),
         essential=False,
     ),
     Hook(

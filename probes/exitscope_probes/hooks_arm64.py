@@ -6,8 +6,8 @@ tests/unit/test_arm64.py holds it against the BTF of Debian's arm64 kernels.
 from dataclasses import replace
 from typing import Final
 
+from .hooks import HARDWARE, Attachment, Candidate, Hook
 from .hooks import HOOKS as X86_HOOKS
-from .hooks import Attachment, Candidate, Hook
 
 _ABORT: Final = "kvm_handle_guest_abort"  # user_mem_abort, which it calls, is inlined
 _BEGINS: Final = (
@@ -43,7 +43,8 @@ _FAULT_ENDS: Final = (
     Candidate("fentry", (Attachment(_ABORT, "fexit_guest_abort", ("kvm_vcpu*",), "fexit"),), _ENDS),
     Candidate("tracepoint", (Attachment("kvm_entry", "on_guest_entry", (_LONG,)),), _ENDS),
 )
-_REPLACED: Final = {"guest_fault": _FAULT_BEGINS, "guest_map": _FAULT_ENDS}
+_HARDWARE: Final = (Candidate("tracepoint", HARDWARE, fields=("kvm:kvm_exit.ret", "kvm:kvm_exit.esr_ec")),)
+_REPLACED: Final = {"guest_fault": _FAULT_BEGINS, "guest_map": _FAULT_ENDS, "hardware_exits": _HARDWARE}
 _NOT_THERE: Final = ("async_fault",)  # arm64's KVM hands no fault to a kworker (no CONFIG_KVM_ASYNC_PF)
 
 HOOKS: Final[tuple[Hook, ...]] = tuple(
