@@ -19,6 +19,7 @@ static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 no
         wait->open = OPEN_OUTSIDE;
         wait->found = 0; /* perhaps it sleeps for something else by now */
     }
+    remember_named(waiter); /* its event before this one: it was kicked before that was seen to be read */
     wait->read_ns = now;
     wait->hva = page;
     wait->presence = presence_of_event(flags);
