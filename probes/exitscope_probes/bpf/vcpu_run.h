@@ -78,9 +78,9 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
         begin_exit(thread, reason, result, now);
         return;
     }
-    if (wait->open == OPEN_GUEST && wait->sleep_ns && (wait->run_ns || wait->seen & SEEN_READ)) {
-        /* Kicked out of its wait: time lost to the fault all the same; the fault itself starts anew. Or it had gone on
-         * without KVM's mapping anything, as a neighbour's fault had mapped its page. */
+    if (wait->open == OPEN_GUEST && (wait->seen & SEEN_READ || (wait->sleep_ns && wait->run_ns))) {
+        /* Kicked out of its wait, or before it slept: time lost to the fault all the same; the fault itself starts anew.
+         * Or it had gone on without KVM's mapping anything, as a neighbour's fault had mapped its page. */
         u64 over_ns = wait->run_ns ? wait->run_ns : now;
         totals->stall_ns += over_ns - thread->access_ns;
         thread->kicked = now - over_ns < KICK_NS;
