@@ -129,7 +129,7 @@ def test_replay_with_seek_and_back(base_url: str, open_page: Open) -> None:
     expect(page.locator("#replay-at")).to_have_text("10.0\u00a0s")
     expect(page.locator("#uffd-p50")).to_contain_text("µs")  # the ten seconds before are there, though never played
     expect(page.locator("#plot-rate .main-svg").first).to_be_visible()
-    moment = "document.querySelector('#plot-rate').data[0].x.at(-1)"  # when it was recorded, not now
+    moment = "(document.querySelector('#plot-rate').data?.[0]?.x?.at(-1) ?? NaN)"  # when it was recorded, not now
     until(lambda: abs(page.evaluate(f"{moment} - Date.UTC(2026, 0, 1, 0, 0, 10)")) < 5000, "the recording's clock")
     page.wait_for_timeout(2500)
     expect(page.locator("#badge-label")).to_have_text("REPLAY")  # and not STALE
