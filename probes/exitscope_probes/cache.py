@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_KEPT: Final = 4  # kernels or releases that one host goes back and forth between
+_KEPT: Final = 12  # three strategies, two ways of paging, and a release that one host goes back to: 200 KB each
 
 
 def _directory() -> Path:

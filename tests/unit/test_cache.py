@@ -46,10 +46,10 @@ def test_garbage_is_nothing(directory: Path, text: str) -> None:
 
 
 def test_only_the_newest_are_kept(directory: Path) -> None:
-    for number in range(7):
+    for number in range(15):
         cache.write(f"key{number}", PROGRAMS)
-    assert len(list(directory.iterdir())) == 4
-    assert cache.read("key6") == PROGRAMS
+    assert len(list(directory.iterdir())) == 12
+    assert cache.read("key14") == PROGRAMS
 
 
 def test_a_place_that_cannot_be_written_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
