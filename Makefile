@@ -20,7 +20,7 @@ C_SOURCES = $(wildcard probes/exitscope_probes/bpf/*.[ch] probes/exitscope_probe
 
 # Debian packages. RUN: bcc, the venv, and a compiler for the demo guest.
 RUN_PACKAGES := ca-certificates python3-venv python3-bpfcc gcc libc6-dev linux-libc-dev
-TEST_PACKAGES := chromium fonts-dejavu-core qemu-system-x86
+TEST_PACKAGES := chromium fonts-dejavu-core qemu-system-x86 bpftrace
 LINT_PACKAGES := clang-format-14
 BENCH_PACKAGES := bpftool bpftrace $(VM_PACKAGES)
 # The machines see this one's /usr: what their tests call is installed here.

@@ -101,6 +101,10 @@ def _vm() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
 
 
+def _bpftrace() -> str | None:
+    return None if shutil.which("bpftrace") else "no bpftrace in PATH"
+
+
 def _peers() -> str | None:
     missing = [name for name in ("perf", "bpftrace", "bpftool") if shutil.which(name) is None]
     return f"no {missing[0]} in PATH" if missing else None
@@ -136,6 +140,7 @@ _PROBES: Final[dict[str, tuple[str, Callable[[], str | None]]]] = {
     "uffd_poison": ("UFFDIO_POISON", partial(_uffd_feature, _UFFD_FEATURE_POISON)),
     "memory_fault": ("KVM_EXIT_MEMORY_FAULT", _memory_fault),
     "peers": ("perf and bpftrace", _peers),
+    "bpftrace": ("bpftrace", _bpftrace),
     "hardware_exits": ("hardware exits", _hardware_exits),
     "fentry": ("fentry", _fentry),
     "kprobe": ("kprobes", _kprobe),

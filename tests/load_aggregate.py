@@ -15,7 +15,8 @@ from exitscope import frame
 from exitscope.aggregate import Aggregate
 from exitscope.source import Status
 from exitscope.window import WINDOWS
-from tests.unit.frames import Feeder
+from exitscope_probes.wire import Message
+from tests.unit.frames import FakeVm, Feeder
 
 
 def main(vcpus: int = 256, faults_per_s: int = 100_000, seconds: int = 120) -> None:
@@ -37,7 +38,7 @@ def main(vcpus: int = 256, faults_per_s: int = 100_000, seconds: int = 120) -> N
             for series in (0, 5, 6, 7, 8, 9):
                 feeder.faults(vm, vcpu, (latencies / (1 + series)).astype(np.int64), series)
         totals = feeder.totals()
-        batches = [feeder.records(vm, list(random.integers(1, 10**6, faults_per_s // 20))) for _ in range(4)]
+        batches = [_records(feeder, vm, random, vcpus, faults_per_s // 20) for _ in range(4)]
         for batch in batches:
             since = time.process_time()
             aggregate.handle(batch)
@@ -58,6 +59,18 @@ def main(vcpus: int = 256, faults_per_s: int = 100_000, seconds: int = 120) -> N
     print(f"{'sum':12} {100 * sum(spent.values()) / seconds:6.2f} % of a core; frame {size} B, {kept} deltas")
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base_kb) / 1024
     print(f"memory       +{grown_mb:.0f} MB over {base_kb / 1024:.0f} MB (the generator included)")
+
+
+def _records(feeder: Feeder, vm: FakeVm, random: np.random.Generator, vcpus: int, count: int) -> Message:
+    """Faults of the last 50 ms, all over 16 GiB, served by four threads."""
+    batch = feeder.records(vm, random.integers(1, 10**6, count).tolist())
+    records = batch.arrays["records"]
+    records["begin_ns"] -= random.integers(0, 50_000_000, count).astype(np.uint64)
+    records["vcpu"], records["tid"] = random.integers(0, vcpus, count), 9000
+    records["gpa"] = random.integers(0, 1 << 34, count)
+    records["memslot"] = random.integers(0, 3, count)
+    records["handler_tid"] = random.integers(100, 104, count)
+    return batch
 
 
 if __name__ == "__main__":

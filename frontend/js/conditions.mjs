@@ -15,8 +15,22 @@ export function conditionsOf(meta) {
   const hooks = meta.hooks ?? [];
   const attached = hooks.filter((/** @type {any} */ hook) => hook.status === 'attached').length;
   if (hooks.length) rows.push(['Hooks', `${attached} of ${hooks.length} attached`]);
+  const load = loadOf(meta);
+  if (load) rows.push(['Machine load', load]);
   rows.push(['Sampling', meta.sampling === 'none' ? 'none: every fault is a record' : String(meta.sampling ?? 'not known')]);
   return rows.filter(([, value]) => value);
+}
+
+/** How busy the host was, when the recording began and when it ended. @param {Record<string, any>} meta */
+function loadOf(meta) {
+  const { average: first } = meta.load_start ?? {};
+  const { average: last, vms } = meta.load_stop ?? {};
+  const others = Math.max((vms ?? 0) - (meta.vms ?? []).length, 0);
+  const facts = [
+    typeof first === 'number' && `${first.toFixed(1)} at the begin`, typeof last === 'number' && `${last.toFixed(1)} at the end`,
+    others && `${count(others)} other ${others === 1 ? 'VM' : 'VMs'}`,
+  ].filter(Boolean);
+  return facts.join(', ');
 }
 
 /** @param {Record<string, any>} vm @param {boolean} several @returns {[string, string][]} */

@@ -39,6 +39,14 @@ function long(seconds) {
   return `${Math.floor(minutes / 60)}${NBSP}h${NBSP}${String(minutes % 60).padStart(2, '0')}${NBSP}min`;
 }
 
+/** Two lengths of time beside each other, in one unit: 58.2 s | 61.4 s. @param {number} ns @param {number} otherNs */
+export function durations(ns, otherNs) {
+  const most = Math.max(ns, otherNs);
+  const unit = /** @type {[string, number]|undefined} */ ([['ns', 1], ['µs', 1e3], ['ms', 1e6], ['s', NS_PER_S]].find(([, size]) => most < 999.5 * Number(size) || (size === NS_PER_S && most < 9999.5 * NS_PER_S)));
+  if (!unit) return `${duration(ns)} | ${duration(otherNs)}`;
+  return [ns, otherNs].map((each) => `${most / unit[1] >= 99.95 ? Math.round(each / unit[1]) : three(each / unit[1])}${NBSP}${unit[0]}`).join(' | ');
+}
+
 /** How long ago, coarse so that it doesn't flicker: 0.4 s, 12 s, 3 min 20 s. @param {number|null|undefined} ns */
 export function age(ns) {
   if (!known(ns)) return NONE;
@@ -109,6 +117,15 @@ export function bytes(value) {
   if (value < 999.5) return `${Math.round(value)}${NBSP}B`;
   const unit = value < 999.5e3 ? 'kB' : value < 999.5e6 ? 'MB' : 'GB';
   return `${three(value / { kB: 1e3, MB: 1e6, GB: 1e9 }[unit])}${NBSP}${unit}`;
+}
+
+/** Guest memory, in the units in which it is given out: 512 KiB, 96 MiB, 3.5 GiB. @param {number|null|undefined} value bytes */
+export function binary(value) {
+  if (!known(value)) return NONE;
+  if (value === 0) return '0';
+  // The largest unit in which two decimals say it exactly: neighbours on an axis must not read the same.
+  const power = [4, 3, 2].find((size) => value >= 1024 ** size && Number.isInteger((value / 1024 ** size) * 100)) ?? (value >= 1024 ** 2 ? 2 : 1);
+  return `${trim((value / 1024 ** power).toFixed(2))}${NBSP}${['KiB', 'MiB', 'GiB', 'TiB'][power - 1]}`;
 }
 
 /** Unix ms as the number that makes a Plotly date axis (which writes UTC) write the reader's time. @param {number} wallMs */

@@ -4,6 +4,8 @@ import { byId, make, setText } from './dom.mjs';
 import { stageModes } from './charts/stages.mjs';
 import { sumOf } from './charts/bars.mjs';
 import { compact, count, duration, rate, share, span } from './format.mjs';
+import { focusOf, isActive, stalledShare } from './phases.mjs';
+import { groupOf } from './sentences.mjs';
 import { MODE_MEANING, MODES, stageMeaning } from './words.mjs';
 
 /** @param {string} id @param {string} text */
@@ -26,7 +28,7 @@ export function showHeadline(frame) {
     put(`row-${mode}-p50`, duration(values?.count ? values.p50 || null : null));
     put(`row-${mode}-p99`, duration(values?.count ? values.p99 || null : null));
   }
-  showStalls(frame.vcpus ?? []);
+  showStalls(frame);
   put('queue-pending', compact(frame.queue?.pending));
   put('queue-total', `of ${compact(frame.queue?.total)} waiting`);
   put('queue-outstanding', `${compact(frame.queue?.outstanding)} being served`);
@@ -40,20 +42,25 @@ function filled(frame) {
   return short ? `${span(Math.max(frame.window_filled_ns, 0))} of ${span(frame.window_ns)}` : span(frame.window_ns);
 }
 
-/** @param {{vcpu: number, stall: number}[]} vcpus */
-function showStalls(vcpus) {
+/** Over the window, and since a migration began. @param {Record<string, any>} frame */
+function showStalls(frame) {
+  const vcpus = /** @type {{vcpu: number, stall: number}[]} */ (frame.vcpus ?? []);
   const worst = vcpus.reduce((a, b) => ((b.stall ?? 0) > (a?.stall ?? -1) ? b : a), /** @type {{vcpu: number, stall: number}|null} */ (null));
   put('stall-mean', share(worst && vcpus.reduce((sum, row) => sum + (row.stall ?? 0), 0) / vcpus.length));
-  put('stall-worst', worst?.stall ? `worst ${share(worst.stall)}` : '');
-  put('stall-vcpu', worst?.stall ? `vCPU ${worst.vcpu}` : '');
+  put('stall-worst', worst?.stall ? `vCPU ${worst.vcpu}: ${share(worst.stall)}` : '');
+  const migration = focusOf(frame);
+  const so = migration && stalledShare(migration, frame.time_ns);
+  put('stall-so-far', typeof so !== 'number' ? '' : isActive(migration) ? `so far ${share(so)}` : `overall ${share(so)}`);
+  byId('stall-so-far').title = typeof so === 'number' ? `Share of the vCPUs’ time ${isActive(/** @type {any} */ (migration)) ? 'so far, since pages were first missing' : 'while pages were missing'}` : '';
 }
 
 /** @param {Record<string, any>} frame */
 function showFills(frame) {
   const failed = frame.fills?.failed ?? 0;
-  put('fills-demand', compact(sumOf(frame.fills?.demand)));
-  put('fills-background', `${compact(sumOf(frame.fills?.background))} background`);
-  put('fills-failed', `${compact(failed)} failed`);
+  const known = frame.fills !== null; // of a part of a recording they may not be: that is not none
+  put('fills-demand', known ? compact(sumOf(frame.fills?.demand)) : '–');
+  put('fills-background', known ? `${compact(sumOf(frame.fills?.background))} background` : 'not known of this part');
+  put('fills-failed', known ? `${compact(failed)} failed` : '');
   byId('fills-failed').classList.toggle('bad', failed > 0);
 }
 
@@ -90,9 +97,12 @@ function build(table, modes) {
     return cell;
   }));
   head.insertRow().append(...modes.flatMap(() => [make('th', 'number', 'p50'), make('th', 'number', 'p99')]));
-  table.createTBody().append(...ROWS.map((row) => make('tr', '', make('th', 'stage-name', make('i', `dot stage-${row}`), row === 'wake' ? 'wake / reenter' : row, make('small', '', meaning(row))),
+  table.createTBody().append(...ROWS.map((row) => make('tr', '', make('th', 'stage-name', make('i', `dot stage-${row}`), row === 'wake' ? 'wake / reenter' : row, make('small', '', whose(row)), make('small', 'meaning', meaning(row))),
     ...modes.flatMap(() => [make('td', 'number'), make('td', 'number')]))));
 }
+
+/** @param {string} row */
+const whose = (row) => `${groupOf(row)}${row === 'serve' ? ', inferred' : ''}`;
 
 /** @param {string} row */
 function meaning(row) {

@@ -1,29 +1,15 @@
 // @ts-check
 /** The loss ledger: a row of chips always in sight, and what each means in a panel. */
-import { byId, make, setAttribute, setText } from './dom.mjs';
+import { byId, make, setText } from './dom.mjs';
 import { compact, count } from './format.mjs';
+import { startPanel } from './popup.mjs';
 import { lossOf, LOSSES } from './words.mjs';
 
 let drawn = '';
 
 /** Opens and closes the panel, also by Escape and by a click elsewhere. */
 export function startLedger() {
-  const button = byId('ledger-button');
-  const panel = byId('ledger-panel');
-  const open = (/** @type {boolean} */ is) => {
-    panel.hidden = !is;
-    setAttribute(button, 'aria-expanded', String(is));
-  };
-  button.addEventListener('click', () => open(panel.hidden));
-  addEventListener('keydown', (event) => {
-    if (event.key !== 'Escape' || panel.hidden) return;
-    open(false);
-    button.focus();
-  });
-  addEventListener('pointerdown', (event) => {
-    if (!(event.target instanceof Node) || panel.contains(event.target) || button.contains(event.target)) return;
-    open(false);
-  });
+  startPanel(byId('ledger-button'), byId('ledger-panel'));
 }
 
 /** @param {Record<string, any>|null} frame */

@@ -1,5 +1,6 @@
 // @ts-check
 /** What is happening now, or a replay of what was: stream → state → what is shown. */
+import { AlarmStrip } from './alarms.mjs';
 import { ALL, hashOf, showPicker, startControls, WINDOWS_NS } from './controls.mjs';
 import { byId, latch } from './dom.mjs';
 import { span } from './format.mjs';
@@ -8,6 +9,7 @@ import { showEmpty, showStatus } from './notice.mjs';
 import { Panels } from './panels.mjs';
 import { Recorder } from './recorder.mjs';
 import { Replay } from './replay.mjs';
+import { Samples } from './samples.mjs';
 import { seriesOf, spanOf } from './series.mjs';
 import { INITIAL, reduce } from './state.mjs';
 import { statusOf } from './status.mjs';
@@ -41,6 +43,8 @@ export function startLive() {
     },
     onTheme: () => painter.refresh(true),
   });
+  const alarms = new AlarmStrip();
+  const samples = new Samples();
   const vms = new VmTable((vm) => { location.hash = hashOf({ ...choice, vm }); });
   const recorder = new Recorder({ reachable: () => state.connection === 'open' });
   const replay = new Replay((playing) => {
@@ -65,7 +69,7 @@ export function startLive() {
     if (cache.ticks !== shown.ticks || cache.spanNs !== spanNs) {
       cache = { ticks: shown.ticks, spanNs, series: seriesOf(shown.ticks, spanNs) };
     }
-    return { frame: /** @type {any} */ (shown.frame), series: cache.series, windowNs, spanNs, clockMs: replay.clockMs ?? shown.clockMs, revision: `${shown.vm}|${choice.window}` };
+    return { frame: /** @type {any} */ (shown.frame), series: cache.series, windowNs, spanNs, clockMs: replay.clockMs ?? shown.clockMs, known: samples, revision: `${shown.vm}|${choice.window}` };
   }
 
   /** Everything but the charts, at most once per animation frame; the charts follow in frames of their own. */
@@ -79,13 +83,14 @@ export function startLive() {
     const all = shown.vm === ALL;
     showStatus(status, shown, all, trouble);
     showLedger(state.frame);
+    alarms.show(state.frame, replay.clockMs ?? state.clockMs);
     showPicker(frame?.vms ?? [], choice.vm, shown.vm);
     recorder.offer(frame?.vms ?? [], choice.vm);
     const hasVm = frame?.vm !== null && frame?.vm !== undefined;
     showEmpty(status.kind, hasVm && frame.vms.length > 0, status.sentence);
     document.body.classList.toggle('all-vms', all);
     if (frame && hasVm) showVm(viewOf(shown));
-    if (frame && all) vms.show(frame.vms);
+    if (frame && all) vms.show(frame.vms, frame);
     performance.measure('show', { start: started });
     performance.clearMeasures('show');
   });
@@ -107,6 +112,7 @@ export function startLive() {
     state = reduce(state, event, performance.now());
     if (state.connection === 'open' && before !== 'open') recorder.refresh();
     replay.hear(state.frame?.source?.kind);
+    if (event.type === 'frame') samples.hear(event.migrations ?? []);
     show();
   });
   setInterval(show, CLOCK_MS);

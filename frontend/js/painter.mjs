@@ -9,7 +9,7 @@ const CONFIG = { displayModeBar: false, displaylogo: false, responsive: false, d
  * @typedef {object} Chart
  * @property {string} name  of its measure in the Performance API, `draw:name`
  * @property {HTMLElement} plot  the element Plotly draws into
- * @property {import('./charts/axes.mjs').Draw} draw  gets the width of the plot, px
+ * @property {import('./charts/axes.mjs').Draw} draw  gets the width and height of the plot, px
  * @property {(view: any) => unknown} input  the chart is drawn anew when this changes
  * @property {number} [everyMs]  not more often than this
  * @property {(point: any) => void} [onHover]  gets Plotly's point under the pointer, or null
@@ -76,7 +76,7 @@ export class Painter {
       .sort((a, b) => a.atMs - b.atMs);
     if (!due.length) return;
     const chart = due[0];
-    const figure = chart.draw(view, this.palette, chart.width);
+    const figure = chart.draw(view, this.palette, chart.width, chart.height);
     Object.assign(figure.layout, { width: chart.width, height: chart.height, autosize: false });
     if (chart.revision !== view.revision) Object.assign(chart, { zoom: {}, revision: view.revision });
     for (const [axis, range] of Object.entries(chart.zoom)) Object.assign(figure.layout[axis] ?? {}, { range });

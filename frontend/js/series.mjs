@@ -30,8 +30,13 @@ export function spanOf(windowNs, ticks) {
  * @property {Record<string, ModeSeries>} modes  only modes that had a fault
  * @property {{pending: (number|null)[], total: (number|null)[]}} queue
  * @property {(number|null)[][]} heat  [vCPU row][column], p99 in ns
- * @property {(number|null)[][]} stall  [vCPU row][column], 0 to 1; only recordings have it
+ * @property {(number|null)[][]} stall  [vCPU row][column], 0 to 1
+ * @property {{mean: (number|null)[], peak: (number|null)[], vcpus: number}|null} stalled  vCPUs standing still at once; null: no tick says
+ * @property {{demand: (number|null)[], background: (number|null)[]}|null} fills  pages placed per second; null: no tick says
+ * @property {GpaTick[][]} gpa  of each column what its ticks say of guest memory
  */
+
+/** Faults by guest memory: sparse [bin index, faults], a bin `bin_bytes` wide. @typedef {{bin_bytes: number, cells: [number, number][]}} GpaTick */
 
 /**
  * @param {import('./state.mjs').Tick[]} ticks oldest first @param {number} spanNs
@@ -50,7 +55,7 @@ export function seriesOf(ticks, spanNs) {
     const column = columns - 1 + Math.round((tick.time_ns - phaseNs) / columnNs);
     if (column >= 0 && column < columns) groups[column].push(tick);
   }
-  return fromGroups(groups, groups.map((_, index) => phaseNs + (index - columns + 1) * columnNs), columnNs);
+  return fromGroups(groups, groups.map((_, index) => phaseNs + (index - columns + 1) * columnNs), columnNs, TICK_NS);
 }
 
 /**
@@ -59,11 +64,11 @@ export function seriesOf(ticks, spanNs) {
  * @returns {Series}
  */
 export function seriesOfColumns(ticks, columnNs) {
-  return fromGroups(ticks.map((tick) => [tick]), ticks.map((tick) => tick.time_ns), columnNs);
+  return fromGroups(ticks.map((tick) => [tick]), ticks.map((tick) => tick.time_ns), columnNs, columnNs);
 }
 
-/** @param {import('./state.mjs').Tick[][]} groups @param {number[]} timesNs @param {number} columnNs @returns {Series} */
-function fromGroups(groups, timesNs, columnNs) {
+/** @param {import('./state.mjs').Tick[][]} groups @param {number[]} timesNs @param {number} columnNs @param {number} tickNs @returns {Series} */
+function fromGroups(groups, timesNs, columnNs, tickNs) {
   return {
     timesNs,
     columnNs,
@@ -75,7 +80,29 @@ function fromGroups(groups, timesNs, columnNs) {
     },
     heat: rowsOf(groups, 'heat'),
     stall: rowsOf(groups, 'stall'),
+    stalled: stalledOf(groups),
+    fills: fillsOf(groups, tickNs),
+    gpa: groups.map((group) => group.flatMap((tick) => tick.gpa ?? [])),
   };
+}
+
+/** @param {import('./state.mjs').Tick[][]} groups @returns {Series['stalled']} */
+function stalledOf(groups) {
+  const told = groups.map((group) => group.flatMap((tick) => tick.stalled ?? []));
+  if (!told.some((group) => group.length)) return null;
+  return {
+    mean: told.map((group) => (group.length ? group.reduce((sum, { mean }) => sum + mean, 0) / group.length : null)),
+    peak: told.map((group) => worst(group.map(({ peak }) => peak))),
+    vcpus: told.flat().reduce((most, { vcpus }) => Math.max(most, vcpus), 0),
+  };
+}
+
+/** @param {import('./state.mjs').Tick[][]} groups @param {number} tickNs @returns {Series['fills']} */
+function fillsOf(groups, tickNs) {
+  const told = groups.map((group) => group.flatMap((tick) => tick.fills ?? []));
+  if (!told.some((group) => group.length)) return null;
+  const perSecond = (/** @type {'demand'|'background'} */ kind) => told.map((group) => (group.length ? (group.reduce((sum, fills) => sum + fills[kind], 0) * 1e9) / (group.length * tickNs) : null));
+  return { demand: perSecond('demand'), background: perSecond('background') };
 }
 
 /** The largest of the numbers among them, null if there is none. @param {(number|null|undefined)[]} values */

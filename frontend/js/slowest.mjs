@@ -2,6 +2,7 @@
 /** The slowest faults of the window, each with its stages as a small stacked bar. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
 import { address, clock, duration } from './format.mjs';
+import { whoServed } from './threads.mjs';
 import { STAGES, stageMeaning } from './words.mjs';
 
 const PRESENCE = { missing: 'was missing', minor: 'was in the page cache', 'write-protected': 'was write-protected', mapped: 'was mapped' };
@@ -47,7 +48,7 @@ export class SlowestTable {
     this.body = /** @type {HTMLTableSectionElement} */ (byId('slowest').querySelector('tbody'));
     for (let row = 0; row < MOST; row += 1) this.body.append(make('tr', '', ...Array.from({ length: 11 }, () => make('td'))));
     for (const row of this.body.rows) {
-      ['number', 'vm', 'number', 'mode', 'number', 'stages', 'text', 'number', 'mono address', 'mono address', 'address page'].forEach((name, index) => { row.cells[index].className = name; });
+      ['number', 'vm', 'number', 'mode', 'number', 'stages', 'text', 'text handler', 'mono address', 'mono address', 'address page'].forEach((name, index) => { row.cells[index].className = name; });
     }
     const toggle = /** @type {HTMLInputElement} */ (byId('addresses'));
     toggle.addEventListener('change', () => byId('slowest').classList.toggle('with-addresses', toggle.checked));
@@ -63,13 +64,13 @@ export class SlowestTable {
     rows.forEach((row, index) => {
       const fault = faults[index];
       row.classList.toggle('blank', !fault);
-      if (fault) this.#fill(row, fault, clockMs, longestNs, names);
+      if (fault) this.#fill(row, fault, clockMs, longestNs, names, frame);
     });
     setText(byId('slowest-note'), faults.length ? '' : 'No fault record in this window');
   }
 
-  /** @param {HTMLTableRowElement} row @param {Record<string, any>} fault @param {number} clockMs @param {number} longestNs @param {Map<string, string>} names */
-  #fill(row, fault, clockMs, longestNs, names) {
+  /** @param {HTMLTableRowElement} row @param {Record<string, any>} fault @param {number} clockMs @param {number} longestNs @param {Map<string, string>} names @param {Record<string, any>} frame */
+  #fill(row, fault, clockMs, longestNs, names, frame) {
     const cells = row.cells;
     setText(cells[0], clock(fault.time_ns / 1e6 + clockMs));
     setText(cells[1], names.get(fault.vm) ?? '–');
@@ -79,7 +80,9 @@ export class SlowestTable {
     setText(cells[4], duration(fault.latency_ns));
     drawStages(cells[5], fault, longestNs);
     setText(cells[6], fault.resolver ?? '–');
-    setText(cells[7], String(fault.handler_tid || '–'));
+    const { text, title } = whoServed(frame, fault);
+    setText(cells[7], text);
+    if (cells[7].title !== title) cells[7].title = title;
     setText(cells[8], address(fault.gpa));
     setText(cells[9], address(fault.hva));
     drawPage(cells[10], fault);

@@ -8,7 +8,8 @@ const CLOCK_STEP_MS = 50;
 
 /**
  * @typedef {{rate_per_s: number, p50: number|null, p90: number|null, p99: number|null, max: number|null}} ModeTick  latencies in ns
- * @typedef {{time_ns: number, modes: Record<string, ModeTick>, heat: (number|null)[], stall?: (number|null)[], queue?: {pending: number, total: number}}} Tick
+ * @typedef {{time_ns: number, modes: Record<string, ModeTick>, heat: (number|null)[], stall?: (number|null)[], queue?: {pending: number, total: number},
+ *   stalled?: {mean: number, peak: number, vcpus: number}|null, fills?: {demand: number, background: number}|null, gpa?: import('./series.mjs').GpaTick|null}} Tick
  * @typedef {Record<string, any>} Frame  the frame object of S4
  * @typedef {object} State
  * @property {'connecting'|'open'|'lost'} connection

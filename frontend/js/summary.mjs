@@ -9,6 +9,7 @@ import { showLedger } from './ledger.mjs';
 import { Panels } from './panels.mjs';
 import { Range } from './range.mjs';
 import { downloads } from './recorder.mjs';
+import { Samples } from './samples.mjs';
 import { seriesOfColumns } from './series.mjs';
 import { startTheme } from './theme.mjs';
 import { drawStrip, overviewOf } from './timeline.mjs';
@@ -100,6 +101,7 @@ export function startSummary(id) {
 
   /** @type {Record<string, any>|null} */
   let shown = null;
+  const samples = new Samples();
 
   async function load() {
     if (!meta) return;
@@ -126,12 +128,14 @@ export function startSummary(id) {
   function show(summary) {
     shown = summary;
     const source = /** @type {Record<string, any>} */ (meta);
+    const migrations = migrationsOf(source, id, part.vm);
+    samples.hear(migrations, true);
     const spanNs = summary.to_ns - summary.from_ns;
     const whole = !part.from && !part.to;
     const several = !part.vm && (summary.vms ?? []).length > 1;
     const clockMs = source.started_wall_ms - source.started_ns / 1e6;
     const frame = {
-      ...summary, vcpus: (summary.vcpus ?? []).map((/** @type {any} */ row) => ({ ...row, open_since_ns: 0 })), at_rest: true,
+      ...summary, migrations, vcpus: (summary.vcpus ?? []).map((/** @type {any} */ row) => ({ ...row, open_since_ns: 0 })), at_rest: true,
       vm: several ? 'all' : part.vm || summary.vms?.[0]?.id, time_ns: summary.to_ns,
       window_ns: spanNs, window_filled_ns: spanNs, loss: summary.loss ?? source.loss ?? {}, missing_hooks: missing(source),
     };
@@ -146,14 +150,14 @@ export function startSummary(id) {
     byId('empty').hidden = true;
     byId('charts').hidden = false;
     document.body.classList.toggle('all-vms', several);
-    if (several) vms.show(withRates(summary.vms, spanNs));
+    if (several) vms.show(withRates(summary.vms, spanNs), frame);
     setText(byId('records'), compact(source.records));
     byId('records').title = count(source.records);
     setText(byId('records-of'), summary.source === 'kernel totals' ? 'totals: kernel’s' : 'totals: records’');
     byId('records-of').title = summary.source === 'kernel totals' ? 'Counts and percentiles on this page come from the kernel’s own totals: exact.' : 'Counts and percentiles on this page were computed from the records of this part.';
     const column = `p99 of every ${summary.tick_ns === 1e9 ? 'second' : summary.tick_ns > 1e9 ? span(summary.tick_ns) : duration(summary.tick_ns)}`;
     const series = seriesOfColumns(columnsOf(summary), summary.tick_ns);
-    panels.show({ frame, series: { ...series, endNs: summary.to_ns }, windowNs: 0, spanNs, clockMs, revision: `${part.vm}|${part.from}|${part.to}` }, { ofWindow: words, ofSpan: words, ofFaults: whole ? 'of the recording' : 'of this part', column });
+    panels.show({ frame, series: { ...series, endNs: summary.to_ns }, windowNs: 0, spanNs, clockMs, known: samples, revision: `${part.vm}|${part.from}|${part.to}` }, { ofWindow: words, ofSpan: words, ofFaults: whole ? 'of the recording' : 'of this part', column });
   }
 
   /** @param {unknown} error */
@@ -185,6 +189,11 @@ function moments({ from_ns: fromNs, to_ns: toNs, started_ns: startedNs }, clockM
 function columnsOf({ ticks = [], tick_ns: tickNs, from_ns: fromNs, to_ns: toNs }) {
   const rest = (toNs - fromNs) % tickNs;
   return ticks.length > 1 && rest > 0 && rest < tickNs / 2 ? ticks.slice(0, -1) : ticks;
+}
+
+/** Those of the VM on show, each with its place in the recording. @param {Record<string, any>} meta @param {string} recording @param {string} vm */
+function migrationsOf(meta, recording, vm) {
+  return (meta.migrations ?? []).map((/** @type {any} */ migration, /** @type {number} */ index) => ({ ...migration, recording, index })).filter((/** @type {any} */ migration) => !vm || migration.vm === vm);
 }
 
 /** @param {Record<string, any>} meta */

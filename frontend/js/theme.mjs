@@ -1,5 +1,6 @@
 // @ts-check
 /** Dark and light: the system's choice unless the reader chose; and the style sheet's colours for the charts. */
+import { PHASES } from './phases.mjs';
 import { MODES, STAGES } from './words.mjs';
 
 const KEY = 'exitscope-theme';
@@ -41,6 +42,8 @@ export function switchTheme() {
  * @property {string} font
  * @property {Record<string, string>} modes @property {Record<string, string>} stages @property {Record<string, string>} resolvers
  * @property {{a: string, b: string}} sides  the two recordings of a comparison
+ * @property {Record<string, string>} phases @property {Record<string, string>} phaseTexts  of a migration: shades, and the same legible as text
+ * @property {string} stalled @property {string} demand @property {string} background
  * @property {[number, string][]} heat  Plotly colour scale, low to high
  */
 
@@ -59,6 +62,7 @@ export function palette() {
     text: colour('text'), muted: colour('muted'), grid: colour('grid'), card: colour('card'), window: colour('window'),
     ink: colour('ink'), sides: { a: colour('side-a'), b: colour('side-b') }, font: getComputedStyle(document.body).fontFamily,
     modes: table(MODES, 'mode'), stages: table(STAGES, 'stage'), resolvers: table(RESOLVERS, 'resolver'),
+    phases: table(PHASES, 'phase'), phaseTexts: table(PHASES, 'phase-text'), stalled: colour('red'), demand: colour('fill-demand'), background: colour('fill-background'),
     heat: steps.map((step, index) => /** @type {[number, string]} */ ([index / (steps.length - 1), step])),
   };
   probe.remove();

@@ -2,12 +2,16 @@
 /** The list of VMs, under the charts of all of them together. */
 import { byId, setText } from './dom.mjs';
 import { compact, count, rate } from './format.mjs';
+import { alarmsOf } from './alarms.mjs';
+import { migrationOf } from './progress.mjs';
 import { Table, textColumn } from './table.mjs';
 import { MODES } from './words.mjs';
 
 export class VmTable {
   /** @param {(vm: string) => void} onVm */
   constructor(onVm) {
+    /** @type {Record<string, any>} */
+    this.frame = {};
     this.table = new Table(byId('vm-table'), [
       {
         key: 'name', label: 'VM', className: 'text', value: (row) => row.name ?? '',
@@ -19,6 +23,16 @@ export class VmTable {
         },
       },
       textColumn('state', 'state', (row) => row.state ?? '', String, { className: 'text' }),
+      {
+        key: 'alarms', label: 'alarms', className: 'text alarms', title: 'Active alarms', value: (row) => alarmsOf(this.frame, row.id).count,
+        draw: (cell, row) => {
+          const { text, title, severity } = alarmsOf(this.frame, row.id);
+          setText(cell, text);
+          cell.classList.toggle('critical', severity === 'critical');
+          if (cell.title !== title) cell.title = title;
+        },
+      },
+      textColumn('migration', 'migration', (row) => migrationOf(this.frame, row.id), String, { className: 'text migrating' }),
       textColumn('vmm', 'VMM', (row) => row.vmm ?? '', String, { className: 'text' }),
       textColumn('pid', 'pid', (row) => row.pid ?? null, String),
       textColumn('vcpus', 'vCPUs', (row) => row.vcpus ?? null, count),
@@ -28,8 +42,9 @@ export class VmTable {
     ], { sort: 'name', key: (row) => row.id, onRow: (row) => onVm(row.id) });
   }
 
-  /** @param {Record<string, any>[]} vms */
-  show(vms) {
+  /** @param {Record<string, any>[]} vms @param {Record<string, any>} frame */
+  show(vms, frame) {
+    this.frame = frame;
     setText(byId('vms-count'), `${count(vms.length)} seen, ${count(vms.filter((vm) => vm.state === 'gone').length)} of them gone`);
     this.table.show(vms);
   }

@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from . import __version__, doctor
-from .collector import Settings
 from .collector import main as collect
 from .hooks import STRATEGIES
+from .settings import Settings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `collect`, one for each field of collector.Settings."""
+    """The options of `collect`, one for each field of Settings."""
     default = Settings()
     parser.add_argument("--socket", default=default.socket, help="unix socket to serve on (%(default)s)")
     parser.add_argument("--group", help="group that may connect")
@@ -37,6 +37,14 @@ def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-vms", type=_positive, default=default.max_vms, help="(%(default)s)")
     parser.add_argument("--record", metavar="FILE.gz", help="also write what is served to this file")
     parser.add_argument("--record-seconds", type=float, default=default.record_seconds, help="how long (%(default)s)")
+    parser.add_argument(
+        "--qmp",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a QEMU's monitor to follow migrations by; repeatable",
+    )
+    parser.add_argument("--no-qmp", action="store_true", help="ask no VMM's monitor about migrations")
 
 
 def _positive(text: str) -> int:

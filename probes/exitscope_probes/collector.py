@@ -8,7 +8,7 @@ import platform
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,15 +17,16 @@ import numpy as np
 from . import __version__, doctor, profiles
 from .discovery import Discovery
 from .errors import ProbeError, RecordingError, RingError, fail
-from .hooks import Strategy
 from .ledger import Ledger
 from .loader import Probes, load
+from .migration import Follower
 from .publisher import Publisher
-from .recording import DEFAULT_SECONDS, Recording
+from .recording import Recording
 from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
 from .ring import RingReader
 from .seeding import Seeding
-from .socketfile import DEFAULT_PATH, PATH_VARIABLE, Listener
+from .settings import Settings
+from .socketfile import Listener
 from .totals import Totals, TotalsReader
 from .wire import Kind, Message
 
@@ -42,20 +43,6 @@ _STALE_S: Final = 5.0
 _HANDLER_SAMPLE: Final = 256
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a collector can be told. ring_bytes: a power of two; record: a file, for record_seconds."""
-
-    socket: str = dataclasses.field(default_factory=lambda: os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
-    group: str | None = None
-    strategy: Strategy | None = None
-    ring_bytes: int = 16 << 20
-    max_vcpus: int = 512
-    max_vms: int = 256
-    record: str | None = None
-    record_seconds: float = DEFAULT_SECONDS
 
 
 def main(settings: Settings) -> int:
@@ -84,7 +71,7 @@ def _run(settings: Settings) -> None:
             max_vms=settings.max_vms,
         ) as probes:
             recording = Recording(settings.record, settings.record_seconds) if settings.record else None
-            collector = Collector(probes, listener, recording)
+            collector = Collector(probes, listener, recording, settings.qmp, follow=not settings.no_qmp)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, _frame: collector.stop(signal.Signals(number).name))
             attached = sum(hook.status == "attached" for hook in probes.hooks)
@@ -106,9 +93,16 @@ class _Task:
 
 
 class Collector:
-    """Moves data from the probes to the clients until `stop`."""
+    """Moves data from the probes to the clients until `stop`. qmp: monitors given; follow: whether VMMs are asked."""
 
-    def __init__(self, probes: Probes, listener: Listener, recording: Recording | None = None) -> None:
+    def __init__(
+        self,
+        probes: Probes,
+        listener: Listener,
+        recording: Recording | None = None,
+        qmp: Sequence[str] = (),
+        follow: bool = True,
+    ) -> None:
         self._probes = probes
         self._recording = recording
         self._started_ns = time.monotonic_ns()
@@ -129,6 +123,7 @@ class Collector:
         self._profile = profiles.of_this_kernel()
         self._selector = selectors.DefaultSelector()
         self._publisher = Publisher(listener, self._selector, self._welcome)
+        self._follower = Follower(self._selector, self._send, qmp, follow)
 
     def stop(self, reason: str) -> None:
         """Let `run` return; safe in a signal handler."""
@@ -137,7 +132,7 @@ class Collector:
     def run(self) -> None:
         """Until `stop`: serve the clients, and call each task when it is due."""
         tick = _Task(self._tick)
-        tasks = (_Task(self._drain), tick, _Task(self._seed), _Task(self._forget_stale))
+        tasks = (_Task(self._drain), tick, _Task(self._seed), _Task(self._forget_stale), _Task(self._follower.run))
         self._record(self._welcome())
         while self._stop_reason is None:
             for task in tasks:
@@ -150,6 +145,7 @@ class Collector:
                 key.data(mask)
         self._drain()
         self._tick()
+        self._follower.close()
         self._publisher.close(self._stop_reason)
         if self._recording:
             self._recording.close(self._stop_reason)
@@ -176,8 +172,7 @@ class Collector:
                 self._discovery.note_handlers(sample["vm"], sample["handler_tid"])
                 self._discovery.note_addresses(sample["vm"], sample["hva"])
                 self._publisher.publish_faults(records)
-                meta = {"dropped": 0}
-                self._record([Message(Kind.FAULTS, time.monotonic_ns(), meta, {"records": records})])
+                self._record([Message(Kind.FAULTS, time.monotonic_ns(), {"dropped": 0}, {"records": records})])
             if len(records) < BATCH_RECORDS:
                 break
         return self._drain_s
@@ -200,6 +195,7 @@ class Collector:
             final = gone & self._ending.keys()
             self._ending = {number: self._ending.get(number, now_ns) for number in gone}
             self._send_vms([vm | {"state": "running"} for vm in self._vms])
+            self._follower.see(self._vms)
         self._send_totals()
         if final:
             self._send_vms([vm if vm["vm"] in final else vm | {"state": "running"} for vm in self._vms])
@@ -257,11 +253,15 @@ class Collector:
             Message(Kind.HELLO, now_ns, hello),
             Message(Kind.VMS, now_ns, {"vms": [vm | {"state": "running"} for vm in self._vms]}),
             self._totals_message(snapshot=True),
+            *self._follower.newest(),
         ]
 
     def _send_vms(self, vms: list[dict[str, Any]]) -> None:
-        message = Message(Kind.VMS, time.monotonic_ns(), {"vms": vms})
-        self._publisher.publish_vms(message)
+        self._publisher.publish_vms(message := Message(Kind.VMS, time.monotonic_ns(), {"vms": vms}))
+        self._record([message])
+
+    def _send(self, message: Message) -> None:
+        self._publisher.publish(message)
         self._record([message])
 
     def _send_totals(self) -> None:

@@ -118,9 +118,15 @@ class Discovery:
             "uffds": [] if gone else self._queues(vm),
             "uuid": vm.uuid,
             "domain": vm.domain,
-            "threads": [{"tid": tid, "name": name, "role": role} for tid, (name, role) in sorted(vm.threads.items())],
+            "threads": [
+                {"tid": tid, "name": name, "role": role, "cpu_ns": self._proc.cpu_ns(tid)}
+                for tid, (name, role) in sorted(vm.threads.items())
+            ],
             "command": vm.command,
-            "handlers": [{"tid": tid, "name": self._thread_name(vm, tid)} for tid in vm.handlers],
+            "handlers": [
+                {"tid": tid, "name": self._thread_name(vm, tid), "cpu_ns": self._proc.cpu_ns(tid)}
+                for tid in vm.handlers
+            ],
             "uffd_features": _joined(list(vm.features.values())),
             "backing": vm.backing[0] if vm.backing else None,
             "memory_bytes": vm.backing[1] if vm.backing else None,

@@ -7,12 +7,16 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from . import profiles
 from .errors import ProbeError
+from .monitorcheck import survey as survey_monitors
+from .monitorcheck import told
 from .plan import HookStatus, survey
+from .procfs import Proc
 
 _CAP_PERFMON, _CAP_BPF, _CAP_SYS_ADMIN = 38, 39, 21  # include/uapi/linux/capability.h
 _TRACEFS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
@@ -263,6 +267,12 @@ def _bpf_stats() -> Check:
     return Check("BPF statistics", "ok", "off (they cost time; `make bench` turns them on while it runs)")
 
 
+def _migrations() -> Check:
+    found = survey_monitors(Proc())
+    remedy = "give QEMU a second monitor, -qmp unix:PATH,server=on,wait=off, that the collector may write to"
+    return Check("migrations", "ok" if found and not any(map(itemgetter(1), found)) else "note", told(found), remedy)
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text()
@@ -279,4 +289,4 @@ _NEEDED: Final[tuple[Callable[[], Check], ...]] = (
     _headers,
     _lockdown,
 )
-_WORTH_KNOWING: Final[tuple[Callable[[], Check], ...]] = (_userfaultfd, _memlock, _bpf_stats)
+_WORTH_KNOWING: Final[tuple[Callable[[], Check], ...]] = (_userfaultfd, _memlock, _bpf_stats, _migrations)

@@ -148,7 +148,7 @@ class Maps:
         # These can be mapped so that they are aligned to cache lines; threads also for seeding.
         self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
         self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
-        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (2,))), 1)
+        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (3,))), 1)
         self._make("pendings_forgotten", _ARRAY, _U32, _U64, 1)
         self._make("scratch", _PERCPU_ARRAY, _U32, FAULT_DTYPE, 1)
         self._make("free_vcpus", _QUEUE, _NONE, FREE_SLOT_DTYPE, max_vcpus)

@@ -8,6 +8,7 @@ from typing import Final
 MAX_FDS: Final = 4096
 MAX_TASKS: Final = 4096
 _MAX_TEXT_BYTES: Final = 64 << 10
+_NS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 KVM_VM: Final = "anon_inode:kvm-vm"
 KVM_VCPU: Final = "anon_inode:kvm-vcpu"  # followed by ":N" and, on some kernels, by more
@@ -39,7 +40,8 @@ class Proc:
     def fd_links(self, pid: int) -> dict[int, str] | None:
         """{fd: what it is} of a process, at most MAX_FDS; None if they cannot be listed."""
         directory = f"{self.root}/{pid}/fd"
-        if not os.access(directory, os.R_OK | os.X_OK):
+        # Without effective_ids capabilities do not count for a user who is not root.
+        if not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
             return None
         links = {}
         for name in self._names(directory, MAX_FDS):
@@ -48,6 +50,13 @@ class Proc:
             except (OSError, ValueError):
                 continue
         return links
+
+    def link(self, *path: object) -> str:
+        """What a symbolic link says, "" if it cannot be read."""
+        try:
+            return os.readlink("/".join((self.root, *map(str, path))))
+        except OSError:
+            return ""
 
     def start_ticks(self, pid: int) -> int | None:
         """When the process started, in clock ticks since boot; None if it is gone or a zombie."""
@@ -60,6 +69,20 @@ class Proc:
     def thread_name(self, pid: int, tid: int) -> str:
         """The comm of a thread, "" if it is gone."""
         return (self.text(pid, "task", tid, "comm") or "").rstrip("\n")
+
+    def cpu_ns(self, tid: int) -> int | None:
+        """CPU time that a thread, of any process, has had; None if it is gone.
+
+        schedstat's first number is exact, and of a thread that runs right now up to its CPU's last tick
+        (kernel/sched/core.c, update_curr); on kernels without CONFIG_SCHED_INFO there are only whole clock ticks.
+        """
+        spent = (self.text(tid, "task", tid, "schedstat") or "").split()
+        if spent and spent[0].isdigit() and spent != ["0"] * 3:
+            return int(spent[0])
+        fields = (self.text(tid, "task", tid, "stat") or "").rpartition(")")[2].split()
+        if len(fields) < 13:
+            return None
+        return sum(map(int, fields[11:13])) * _NS_PER_TICK  # utime and stime, the 14th and 15th fields of proc(5)
 
     def process_of(self, tid: int) -> int | None:
         """The process that a thread belongs to."""

@@ -72,7 +72,7 @@ class _Client:
 class Publisher:
     """The clients of one listening socket, served from the collector's own selector.
 
-    welcome: the messages that a new client gets first: HELLO, VMS and a snapshot of TOTALS.
+    welcome: the messages that a new client gets first: HELLO, VMS, a snapshot of TOTALS, MIGRATION of each VM.
     """
 
     def __init__(
@@ -104,6 +104,10 @@ class Publisher:
     def publish_vms(self, message: Message) -> None:
         """The list of VMs; a client without room gets a later one."""
         self._publish(message, "needs_vms")
+
+    def publish(self, message: Message) -> None:
+        """What will be said again before long; a client without room misses it."""
+        self._publish(message, None)
 
     def publish_totals(self, changes: Message, snapshot: Callable[[], Message]) -> None:
         """Totals with the cells that changed; a client that missed some gets the snapshot instead."""

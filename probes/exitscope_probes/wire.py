@@ -7,16 +7,29 @@ Kinds (meta fields; arrays):
   HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus"}
   VMS      when something about the VMs changed, and at least once a second: {"vms": [{"vm", "id", "pid", "name",
            "vmm", "state": "running"|"gone", "vcpus": [{"vcpu", "slot", "tid", "name"}],
-           "uffds": [{"fd", "pending", "total"}], "command", "handlers": [{"tid", "name"}], "uffd_features": [name],
-           "backing", "memory_bytes", "uuid", "domain" (libvirt's), "threads": [{"tid", "name", "role"}]}]};
+           "uffds": [{"fd", "pending", "total"}], "command", "handlers": [{"tid", "name", "cpu_ns"}],
+           "uffd_features": [name], "backing", "memory_bytes", "uuid", "domain" (libvirt's),
+           "threads": [{"tid", "name", "role", "cpu_ns"}]}]};
            backing and memory_bytes are null until a fault has told where guest memory lies, uuid and domain if not
-           known; threads are those that are no vCPUs and whose name says what they are for
+           known; threads are those that are no vCPUs and whose name says what they are for; they and the handlers have
+           cpu_ns: CPU time that the thread has had so far, null if unknown
   TOTALS   several times a second: {"snapshot": bool, "loss": {name: n}, "polled_ns": when they were read};
            vcpus VCPU_DTYPE + slots, vms VM_DTYPE, cells CELL_DTYPE, hardware HARDWARE_DTYPE. Counts are since the
            slot began, so a frame that was skipped costs nothing. A snapshot holds every non-empty cell, others only
            those that changed.
   FAULTS   {"dropped": records that this client was too slow to be sent, so far}; records FAULT_DTYPE
   BYE      the collector ends: {"reason"}
+  MIGRATION what a VMM says of a migration of its VM, over its monitor: when that changed, once a second while one goes
+           on, else every 10 s or so, and for each VM after the first TOTALS of a connection. {"vm", "id": as in VMS,
+           "follow": "followed"|"busy"|"refused"|"lost"|"absent", "reason": null or why it is not followed, "socket":
+           null or its path, "at_ns": CLOCK_MONOTONIC of the answer} and, from the newest answer, null where the VMM
+           does not say: {"status": QEMU's MigrationStatus, "run_state": QEMU's RunState, "role":
+           "source"|"destination", "capabilities": [names of those that are on], "total_bytes", "remaining_bytes",
+           "transferred_bytes", "page_bytes", "postcopy_requests", "bytes_per_s", "pages_per_s", "dirty_pages_per_s",
+           "max_postcopy_bytes_per_s" (0: no limit), "setup_ns", "downtime_ns", "expected_downtime_ns", "total_ns",
+           "blocktime_ns": of all vCPUs at once, "vcpu_blocktime_ns": [of each vCPU]}.
+           busy: another client has the monitor; refused: it may not be opened, or is not that VMM's; lost: was
+           followed, and does not answer any more; absent: no monitor of it is known
 """
 
 import json
@@ -31,7 +44,7 @@ import numpy.typing as npt
 from .records import CELL_DTYPE, FAULT_DTYPE, HARDWARE_DTYPE, VCPU_DTYPE, VM_DTYPE
 
 MAGIC: Final = b"XSCP"
-VERSION: Final = 2
+VERSION: Final = 3  # 2: hardware exits; 3: MIGRATION, cpu_ns
 OLDEST_VERSION: Final = 1  # of recordings that are still read: without the arrays in _LATER
 MAX_META_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 128 << 20
@@ -47,6 +60,7 @@ class Kind(IntEnum):
     TOTALS = 3
     FAULTS = 4
     BYE = 5
+    MIGRATION = 6
 
 
 _SCHEMA: Final[dict[Kind, tuple[tuple[str, np.dtype[Any]], ...]]] = {
@@ -61,6 +75,7 @@ _SCHEMA: Final[dict[Kind, tuple[tuple[str, np.dtype[Any]], ...]]] = {
     ),
     Kind.FAULTS: (("records", FAULT_DTYPE),),
     Kind.BYE: (),
+    Kind.MIGRATION: (),
 }
 _LATER: Final = {"hardware"}  # since version 2; a message without it has an empty one
 

@@ -3,41 +3,28 @@
 Nothing here knows of sockets, clocks or clients: time is the messages' own. One thread.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.exit_reasons import ISA_NONE
-from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, HARDWARE_DTYPE, LOSSES, MODES, RESOLVERS, SERIES
+from exitscope_probes.records import HARDWARE_DTYPE, LOSSES, VCPU_OTHER
 from exitscope_probes.wire import Kind, Message
 
+from . import tick
+from .gpa import GpaCounts
 from .hardware import HardwareExits
-from .latency import percentile_columns
-from .peer import Hello, PeerVms, checked
-from .rows import MAX_ROWS, MAX_SLOTS, Rows, is_vcpu
+from .migrations.tracker import Tracker
+from .peer import Hello, PeerMigration, PeerVms, checked
+from .rows import MAX_ROWS, MAX_SLOTS, Rows
+from .scalars import COUNTS, EXITS, HISTOGRAM_WIDTH, SCALARS, STALL_NS, SUMS_NS, VM_SCALARS
 from .series import Series
 from .slowest import Slowest
+from .stalled import Stalled
+from .threads import Threads
 from .vms import MAX_VMS, Vms
 from .window import Counters
-
-# Columns of the per-vCPU scalars, all int64.
-COUNTS: Final = slice(0, SERIES)
-SUMS_NS: Final = slice(SERIES, 2 * SERIES)
-EXITS: Final = slice(2 * SERIES, 2 * SERIES + EXIT_CELLS)
-STALL_NS: Final = 2 * SERIES + EXIT_CELLS
-_SCALARS: Final = STALL_NS + 1
-
-# Columns of the per-VM scalars.
-DEMAND: Final = slice(0, len(RESOLVERS))
-BACKGROUND: Final = slice(len(RESOLVERS), 2 * len(RESOLVERS))
-FAILED: Final = 2 * len(RESOLVERS)
-_VM_SCALARS: Final = FAILED + 1
-
-HISTOGRAM_WIDTH: Final = SERIES * BUCKETS
-USER_MODES: Final = len(MODES) - 1
-"""Modes that userspace resolves. The last, `kernel`, is shown apart: its many short ones hide the rest."""
 
 
 class Aggregate:
@@ -53,11 +40,15 @@ class Aggregate:
         self.rows = Rows()
         self.vms = Vms(self.rows)
         self.histograms = Counters(MAX_ROWS, HISTOGRAM_WIDTH, np.uint32)
-        self.scalars = Counters(MAX_ROWS, _SCALARS, np.int64)
-        self.fills = Counters(MAX_VMS + 1, _VM_SCALARS, np.int64)
+        self.scalars = Counters(MAX_ROWS, SCALARS, np.int64)
+        self.fills = Counters(MAX_VMS + 1, VM_SCALARS, np.int64)
         self.hardware = HardwareExits()
         self.series = Series()
         self.slowest = Slowest()
+        self.stalled = Stalled()
+        self.gpa = GpaCounts()
+        self.threads = Threads()
+        self.migrations = Tracker(self.vms, self)
         self.rows_refused = 0
         self.wrapped: dict[int, int] = {}
         self._first = True  # no TOTALS of this collector yet
@@ -81,8 +72,9 @@ class Aggregate:
                 self._totals(message, time_ns)
             case Kind.FAULTS:
                 self.records_dropped = _count(message.meta.get("dropped"))
-                self.records += len(message.arrays["records"])
-                self.slowest.add(message.arrays["records"], time_ns)
+                self._faults(message.arrays["records"], time_ns)
+            case Kind.MIGRATION:
+                self.migrations.migration(checked(PeerMigration, message), message.meta, time_ns)
             case Kind.BYE:
                 pass
 
@@ -92,6 +84,7 @@ class Aggregate:
             self.hello.host,
         )
         self.hello = hello
+        self.migrations.hello(again, hello.migrations)
         if again:
             return  # the same collector after a lost connection: its counts go on
         self.sessions += 1
@@ -99,6 +92,9 @@ class Aggregate:
         self.rows.detach_all()
         self.vms.new_session()
         self.slowest.clear()
+        self.stalled.clear()
+        self.gpa.forget()
+        self.threads.forget()
         self.hardware.isa = ISA_NONE
         self.losses = dict.fromkeys(LOSSES, 0)
         self.records_dropped = 0
@@ -114,6 +110,16 @@ class Aggregate:
             if vm.row not in known:
                 self.series.clear_vm(vm.row)
         self.vms.forget_old(time_ns)
+        self.threads.see(self.vms, time_ns)
+        self.migrations.vms(time_ns)
+
+    def _faults(self, records: npt.NDArray[Any], time_ns: int) -> None:
+        self.records += len(records)
+        self.slowest.add(records, time_ns)
+        self.stalled.add(records)
+        self.gpa.add(records, self.vms)
+        self.threads.serve(records, self.vms, time_ns)
+        self.migrations.faults(records)
 
     def _totals(self, message: Message, time_ns: int) -> None:
         if not self._started:  # windows begin with the first data, not with the epoch of the clock
@@ -123,6 +129,7 @@ class Aggregate:
         self.time_ns = time_ns
         if not self._named:
             return
+        self.migrations.before(message)
         loss = message.meta.get("loss")
         if isinstance(loss, dict):
             self.losses.update({str(name)[:64]: _count(value) for name, value in list(loss.items())[:64]})
@@ -134,13 +141,21 @@ class Aggregate:
         self.hardware.take(hardware, self.rows.of_slot, self._first)
         self._vms(message.arrays["vms"])
         self._first = False
+        standing = np.flatnonzero(self.rows.alive & (self.rows.totals["open_since_ns"] > 0))
+        state = self.rows.totals[standing]
+        state = state[(state["exited"] == 0) & (state["vcpu"] != VCPU_OTHER)]
+        self.stalled.look(state["vm"], state["open_since_ns"].astype(np.int64))
         if self.histograms.tick_due(time_ns):
-            self._tick(time_ns)
+            counted = tick.Counted(
+                self.rows, self.vms, self.histograms, self.scalars, self.fills, self.stalled, self.gpa
+            )
+            self.migrations.stalled(tick.write(self.series, counted, time_ns))
         for counters in self._counters():
             counters.close(time_ns)
+        self.migrations.after(time_ns, self.losses["unmatched_begin"])
 
     def _counters(self) -> tuple[Counters, ...]:
-        return self.histograms, self.scalars, self.hardware.counters, self.fills
+        return self.histograms, self.scalars, self.hardware.counters, self.fills, self.threads.counters
 
     def _vcpus(self, slots: npt.NDArray[Any], totals: npt.NDArray[Any]) -> None:
         fits = (slots < MAX_SLOTS) & (totals["vm"] != 0)
@@ -160,7 +175,7 @@ class Aggregate:
         # that its difference over a window is the stall in just that window.
         rows = np.union1d(rows, np.flatnonzero(self.rows.alive))
         state = self.rows.totals[rows]
-        values = np.empty((len(rows), _SCALARS), np.int64)
+        values = np.empty((len(rows), SCALARS), np.int64)
         values[:, COUNTS] = state["series"]["count"]
         values[:, SUMS_NS] = state["series"]["sum_ns"]
         values[:, EXITS] = state["exits"]
@@ -231,53 +246,13 @@ class Aggregate:
             vm = self.vms.by_number(int(record["vm"]))
             if vm is None or vm.row == 0:
                 continue
+            vm.events_read = int(record["events_read"])
             rows.append(vm.row)
             values.append(
                 np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))
             )
         if rows:
             self._update(self.fills, np.array(rows), np.array(values).astype(np.int64))
-
-    def _tick(self, time_ns: int) -> None:
-        """The newest column of the time series, from what was counted since the last."""
-        histograms, since_ns = self.histograms.open_tick()
-        counted, _ = self.scalars.open_tick()
-        length_s = max(time_ns - since_ns, 1) / 1e9
-        running = self.vms.running()
-        self.series.begin(time_ns, [0, *(vm.row for vm in self.vms)])
-        everywhere: list[npt.NDArray[Any]] = []
-        for vm in running:
-            rows = np.array([row for vcpu, row in vm.rows.items() if is_vcpu(vcpu)], np.int64)
-            self.series.write_queue(vm.row, vm.pending, vm.total)
-            everywhere.append(rows)
-            self._tick_vm(vm.row, rows, histograms, counted, length_s)
-        self.series.write_queue(0, sum(vm.pending for vm in running), sum(vm.total for vm in running))
-        every_row = np.concatenate([np.empty(0, np.int64), *everywhere])
-        self._tick_vm(0, every_row, histograms, counted, length_s)
-        busy = every_row[counted[every_row, :USER_MODES].any(axis=1)]
-        if len(busy):
-            user = histograms[busy, : USER_MODES * BUCKETS].reshape(len(busy), USER_MODES, BUCKETS).sum(axis=1)
-            _, _, p99, _ = percentile_columns(user, self._longest(busy, slice(0, USER_MODES)))
-            self.series.write_heat(busy, p99)
-
-    def _tick_vm(
-        self,
-        vm_row: int,
-        rows: npt.NDArray[Any],
-        histograms: npt.NDArray[Any],
-        counted: npt.NDArray[Any],
-        length_s: float,
-    ) -> None:
-        counts = counted[rows, : len(MODES)].sum(axis=0)
-        for mode in np.flatnonzero(counts > 0):
-            histogram = histograms[rows, mode * BUCKETS : (mode + 1) * BUCKETS].sum(axis=0, dtype=np.int64)
-            longest = self._longest(rows, slice(mode, mode + 1)).max(keepdims=True)
-            values = (float(column[0]) for column in percentile_columns(histogram[None], longest))
-            self.series.write_vm(vm_row, int(mode), (counts[mode] / length_s, *values))
-
-    def _longest(self, rows: npt.NDArray[Any], series: slice) -> npt.NDArray[Any]:
-        longest: npt.NDArray[Any] = self.rows.totals["series"]["max_ns"][rows, series].max(axis=1)
-        return longest
 
 
 def _count(value: object) -> int:

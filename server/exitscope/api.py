@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from . import __version__, frame, models
 from .aggregate import Aggregate
+from .alarms.alarms import Alarms
 from .errors import ApiError
 from .hub import MAX_CLIENTS, MAX_ID, Client
 from .metrics import exposition
@@ -66,6 +67,11 @@ class Services:
     def live_status(self) -> Status:
         """How the source is."""
         return self._switch.live_status
+
+    @property
+    def live_alarms(self) -> Alarms:
+        """What is wrong with it."""
+        return self._switch.live_alarms
 
 
 def services(connection: Request | WebSocket) -> Services:
@@ -165,7 +171,7 @@ async def loss(request: Request) -> models.Loss:
 async def metrics(request: Request) -> Response:
     """The source's totals for Prometheus, in its text format, also during a replay; no guest addresses."""
     at = services(request)
-    text, content_type = exposition(at.live, at.live_status, at.hub)
+    text, content_type = exposition(at.live, at.live_status, at.hub, at.live_alarms)
     return Response(text, headers={"content-type": content_type})
 
 

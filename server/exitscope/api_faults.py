@@ -50,7 +50,7 @@ Length = Annotated[int | None, Query(ge=0, le=_MAX_NUMBER, description="Bound of
 
 
 class Queries:
-    """What the questions to recordings share: one engine, and summaries that were asked for."""
+    """What the questions to recordings share: one engine, and the answers that were asked for."""
 
     def __init__(self, library: Library) -> None:
         self.engine = Engine(library.shelf.directory)
@@ -59,11 +59,16 @@ class Queries:
         self._summaries: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
 
     def summary(self, recording: RecordingFile, *part: Any) -> bytes:
-        """JSON of a summary; one at a time, each takes all the threads."""
-        key = (identity(recording), *part)
+        """JSON of a summary."""
+        return self.kept(
+            (identity(recording), *part), lambda: json.dumps(summarize(self.engine, recording, *part)).encode()
+        )
+
+    def kept(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
+        """What `make` gives, asked for once; one at a time, each takes all the threads."""
         with self._one:
             if key not in self._summaries:
-                self._summaries[key] = json.dumps(summarize(self.engine, recording, *part)).encode()
+                self._summaries[key] = make()
                 while sum(map(len, self._summaries.values())) > _CACHE_BYTES and len(self._summaries) > 1:
                     self._summaries.popitem(last=False)
             self._summaries.move_to_end(key)

@@ -8,9 +8,21 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-from . import __version__, api_compare, api_faults, api_recordings, api_replay, errors
+from . import (
+    __version__,
+    api_alarms,
+    api_compare,
+    api_faults,
+    api_migrations,
+    api_recordings,
+    api_replay,
+    api_report,
+    errors,
+)
+from .alarms.finding import Limits as AlarmLimits
 from .api import Services, router
 from .docs import render
+from .migrations.autorecord import AutoRecorder
 from .recordings.library import Library, Limits
 from .security import Guard
 from .settings import default_recordings
@@ -21,17 +33,27 @@ from .switch import Switch
 log = logging.getLogger("exitscope")
 
 
-def create_app(source: Source, allowed_hosts: Iterable[str] = (), library: Library | None = None) -> FastAPI:
+def create_app(
+    source: Source,
+    allowed_hosts: Iterable[str] = (),
+    library: Library | None = None,
+    alarm_limits: AlarmLimits | None = None,
+    auto_record: bool = False,
+) -> FastAPI:
     """The ASGI app; it reads the source while it runs. Raises UserError if the page's files are missing.
 
-    library: of recordings; one that cannot record if None.
+    library: of recordings; one that cannot record if None. alarm_limits: the defaults if None. auto_record: record each
+    migration into the library.
     """
     library = library or Library(default_recordings(), Limits(), None)
-    switch = Switch(source)
+    switch = Switch(source, alarm_limits)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work) for work in (switch.run(), switch.hub.run(), library.run())]
+        works = [switch.run(), switch.watch(), switch.hub.run(), library.run()]
+        if auto_record:
+            works.append(AutoRecorder(library, lambda: switch.live.migrations).run())
+        tasks = [asyncio.create_task(work) for work in works]
         for task in tasks:
             task.add_done_callback(_report)
         yield
@@ -54,10 +76,13 @@ def create_app(source: Source, allowed_hosts: Iterable[str] = (), library: Libra
     app.state.library = library
     errors.install(app)
     app.include_router(router)
+    app.include_router(api_alarms.router)
+    app.include_router(api_migrations.router)
     app.include_router(api_recordings.router)
     app.include_router(api_replay.router)
     app.include_router(api_compare.router)
     app.include_router(api_faults.router)
+    app.include_router(api_report.router)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

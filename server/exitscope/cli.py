@@ -14,6 +14,7 @@ from . import __version__
 from .cli_bench import bench
 from .cli_compare import compare
 from .cli_export import export, summary
+from .cli_migration import migration
 from .cli_record import record
 from .errors import UserError
 from .settings import COLLECTOR, SERVER, as_arguments, default_user, takes
@@ -89,18 +90,20 @@ main.add_command(record)
 main.add_command(export)
 main.add_command(summary)
 main.add_command(compare)
+main.add_command(migration)
 main.add_command(bench)
 
 
 def _collect(user: str | None, settings: dict[str, Any]) -> int:
     from exitscope_probes import collector
+    from exitscope_probes.settings import Settings
 
     from .privileges import group_of
 
     given = {name: value for name, value in settings.items() if value is not None}
     if os.geteuid() == 0 and "group" not in given and (group := group_of(user or default_user())):
         given["group"] = group
-    return collector.main(collector.Settings(**given))
+    return collector.main(Settings(**given))
 
 
 def _run(settings: dict[str, Any], demo: bool) -> int:

@@ -80,15 +80,20 @@ def export(
 def summary(
     recordings: str | None, recording: str, as_json: bool, vm: str | None, from_s: float | None, to_s: float | None
 ) -> None:
-    """What RECORDING, a file or an id, comes down to: latencies, stages, vCPUs, exits, the slowest faults."""
+    """What RECORDING, a file or an id, comes down to: latencies, stages, vCPUs, exits, slowest faults, migrations."""
     from .query.engine import Engine
     from .query.summary import summary as summarize
-    from .query.text import terminal
+    from .query.text import migrations, terminal
 
     file = _find(recording, recordings, vm)
     with Engine(Path(file.path).parent) as engine:
         found = summarize(engine, file, vm, *_moments(file, from_s, to_s))
-    click.echo(json.dumps(found) if as_json else terminal(found))
+    of_vm = [one for one in file.meta.migrations if vm in (None, one.vm)]
+    if as_json:
+        found["migrations"] = [one.model_dump(exclude={"samples"}) for one in of_vm]
+        click.echo(json.dumps(found))
+    else:
+        click.echo("\n\n".join(part for part in (terminal(found), migrations(of_vm)) if part))
 
 
 def _find(name: str, directory: str | None, vm: str | None) -> "RecordingFile":

@@ -1,28 +1,25 @@
 """S3: what the page is told about one VM and window at one moment, as plain data (S4 is this as JSON)."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import (
-    ADDRESS_UNKNOWN,
-    EXIT_STAGES,
-    MEMSLOT_UNKNOWN,
-    MODE_EXIT,
-    MODE_MEMORY_FAULT,
     MODES,
     RESOLVERS,
-    UFFD_STAGES,
     VCPU_OTHER,
 )
 
-from .aggregate import BACKGROUND, DEMAND, FAILED, USER_MODES, Aggregate
+from . import threads
+from .aggregate import Aggregate
+from .fault import described
 from .hardware import State, state_of
-from .page import access_names, error_name, flag_names, inferred, presence_name
+from .migrations.shown import recent
+from .scalars import BACKGROUND, DEMAND, FAILED, USER_MODES
 from .series import TICKS
-from .slowest import STAGE_FIELDS, latency_ns
 from .source import Status
 from .view import View
 from .vms import ALL, Vm
@@ -76,8 +73,9 @@ def build(
     length_ns: int,
     sequence: int,
     skipped: int,
+    alarms: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A `frame` of S4 without its tick. skipped: frames that slow clients were not sent."""
+    """A `frame` of S4 without its tick. skipped: frames that slow clients were not sent; alarms: as alarms.shown()."""
     now_ns = time.monotonic_ns()
     frame: dict[str, Any] = {
         "type": "frame",
@@ -92,6 +90,7 @@ def build(
         "vm": selection.id if selection else None,
         "loss": loss(aggregate, skipped),
         "missing_hooks": missing_hooks(aggregate),
+        "alarms": list(alarms),
     }
     return frame | _shown(aggregate, selection or Selection(ALL, []), length_ns)
 
@@ -99,6 +98,8 @@ def build(
 def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[str, Any]:
     view = View(aggregate, selection.rows, length_ns)
     numbers = [vm.number for vm in selection.vms]
+    said = profile(aggregate)
+    migrating = None if selection.id == ALL else {vm.id for vm in selection.vms}
     return {
         "modes": view.modes(),
         "other": View(aggregate, selection.other_rows, length_ns).everything(),
@@ -115,9 +116,12 @@ def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[s
             "outstanding": sum(max(vm.total - vm.pending, 0) for vm in selection.vms),
         },
         "slowest": [
-            slowest_record(aggregate, record)
+            described(aggregate, record, said)
             for record in aggregate.slowest.over(length_ns, aggregate.time_ns, numbers)
         ],
+        "threads": aggregate.threads.shown(selection.vms, length_ns),
+        "memslots": aggregate.gpa.memslots(selection.vms),
+        "migrations": recent(aggregate.migrations, migrating, aggregate.time_ns),
     }
 
 
@@ -151,7 +155,7 @@ def source(aggregate: Aggregate, status: Status) -> dict[str, Any]:
 
 
 def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str, Any]]:
-    """Every VM; with its fault rate if a window is given."""
+    """Every VM; with its fault rate if a window is given, else with its threads."""
     listed = []
     for vm in aggregate.vms:
         entry = {
@@ -159,6 +163,8 @@ def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str
             "name": vm.peer.name or vm.id,
             "pid": vm.peer.pid,
             "vmm": vm.peer.vmm,
+            "uuid": vm.peer.uuid,
+            "domain": vm.peer.domain,
             "state": vm.state,
             "vcpus": len(vm.vcpus()),
             "faults": vm.faults(aggregate.rows),
@@ -167,6 +173,8 @@ def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str
             counted = aggregate.scalars.since(length_ns, vm.vcpu_rows(), slice(0, USER_MODES)).sum()
             filled_ns = max(aggregate.scalars.filled_ns(length_ns), 1)
             entry["rate_per_s"] = round(max(int(counted), 0) * 1e9 / filled_ns, 2)
+        else:
+            entry["threads"] = threads.listed(vm)
         listed.append(entry)
     return listed
 
@@ -216,38 +224,6 @@ def fills(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[st
     }
 
 
-def slowest_record(aggregate: Aggregate, record: Any) -> dict[str, Any]:
-    """One fault record for a person to read."""
-    names = EXIT_STAGES if record["mode"] in (MODE_EXIT, MODE_MEMORY_FAULT) else UFFD_STAGES
-    fields = [name for name in STAGE_FIELDS if len(names) == len(STAGE_FIELDS) or name != "notify_ns"]
-    vm = aggregate.vms.by_number(int(record["vm"]))
-    mode = MODES[record["mode"]] if record["mode"] < len(MODES) else "unknown"
-    flags = flag_names(int(record["exit_flags"]), profile(aggregate))
-    page = {
-        "gpa": _address(record["gpa"]),
-        "hva": _address(record["hva"]),
-        "access": access_names(int(record["access"])),
-        "memslot": None if record["memslot"] == MEMSLOT_UNKNOWN else int(record["memslot"]),
-        "presence": presence_name(int(record["presence"])),
-    }
-    return {
-        "time_ns": int(record["begin_ns"]),
-        "vm": vm.id if vm else None,
-        "vcpu": int(record["vcpu"]),
-        "mode": mode,
-        "latency_ns": int(latency_ns(record)),
-        "stages_ns": {name: int(record[field]) for name, field in zip(names, fields, strict=True)},
-        **page,
-        "inferred": inferred(mode, page, flags),
-        "error": error_name(int(record["exit_errno"])),
-        "exit_flags": flags,
-        "exit_bytes": int(record["exit_size"]) or None,
-        "resolver": RESOLVERS[record["resolver"]] if record["resolver"] < len(RESOLVERS) else "unknown",
-        "handler_tid": int(record["handler_tid"]),
-        "tid": int(record["tid"]),
-    }
-
-
 def loss(aggregate: Aggregate, skipped: int) -> dict[str, int]:
     """The loss ledger, every place by its name; all 0 means that nothing was lost."""
     ledger = dict.fromkeys(LOSS_NAMES, 0) | aggregate.losses
@@ -283,7 +259,3 @@ def missing_hooks(aggregate: Aggregate) -> list[str]:
         for hook in hooks(aggregate)
         if hook.get("status") != "attached"
     ]
-
-
-def _address(value: Any) -> str | None:
-    return None if int(value) == ADDRESS_UNKNOWN else f"{int(value):#x}"

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from . import frame
 from .aggregate import Aggregate
+from .alarms.alarms import Alarms
 from .errors import error_body
 from .source import Status
 from .window import DEFAULT_WINDOW, WINDOWS
@@ -72,11 +73,12 @@ class Client:
 class Hub:
     """All clients. skipped: frames that were not sent because their client was slow."""
 
-    def __init__(self, aggregate: Aggregate, status: Status) -> None:
+    def __init__(self, aggregate: Aggregate, status: Status, alarms: Alarms | None = None) -> None:
         self.clients: set[Client] = set()
         self.skipped = 0
         self.aggregate = aggregate
         self._status = status
+        self._alarms = alarms or Alarms()
         self._sequence = 0
         self._data = asyncio.Event()
 
@@ -84,9 +86,9 @@ class Hub:
         """There is new data: send a frame now rather than a little later."""
         self._data.set()
 
-    def show(self, aggregate: Aggregate, status: Status) -> None:
+    def show(self, aggregate: Aggregate, status: Status, alarms: Alarms | None = None) -> None:
         """Show another state from now on: every client needs its history."""
-        self.aggregate, self._status = aggregate, status
+        self.aggregate, self._status, self._alarms = aggregate, status, alarms or Alarms()
         for client in self.clients:
             client.ticks_told, client.history_due = -1, 0.0
 
@@ -137,7 +139,9 @@ class Hub:
                 client.vm_id = ""
             selection = frame.select(aggregate, "")
         body = _json(
-            frame.build(aggregate, self._status, selection, length_ns, self._sequence, self.skipped)
+            frame.build(
+                aggregate, self._status, selection, length_ns, self._sequence, self.skipped, self._alarms.shown()
+            )
         ).removesuffix("}")
         layout = selection.layout if selection else ()
         ticks = aggregate.series.count

@@ -6,16 +6,26 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from exitscope_probes.histogram import BUCKETS, bucket_floor_ns
-from exitscope_probes.records import MODES, RESOLVERS, VCPU_OTHER
+from exitscope_probes.records import MODES, RESOLVERS, STAGE_SERIES, VCPU_OTHER
 
-from . import frame
-from .aggregate import BACKGROUND, DEMAND, FAILED, HISTOGRAM_WIDTH, STALL_NS, Aggregate
+from . import __version__, frame
+from .aggregate import Aggregate
+from .alarms.alarms import Alarms
 from .hub import Hub
+from .metrics_now import alarm_metrics, migration_metrics, waiting_metrics
+from .scalars import BACKGROUND, DEMAND, FAILED, HISTOGRAM_WIDTH, STALL_NS
 from .source import Status
 from .view import named_exits
 from .vms import Vm
@@ -27,18 +37,19 @@ _BOUNDS: Final = tuple(range(_FIRST, BUCKETS, _OCTAVE))
 _EDGES_S: Final = bucket_floor_ns().astype(np.float64) / 1e9
 
 
-def exposition(aggregate: Aggregate, status: Status, hub: Hub) -> tuple[bytes, str]:
+def exposition(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> tuple[bytes, str]:
     """The text, and its content type."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Totals(aggregate, status, hub))
+    registry.register(_Totals(aggregate, status, hub, alarms))
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _Totals(Collector):
-    def __init__(self, aggregate: Aggregate, status: Status, hub: Hub) -> None:
+    def __init__(self, aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> None:
         self._aggregate = aggregate
         self._status = status
         self._hub = hub
+        self._alarms = alarms
 
     def collect(self) -> Iterable[Metric]:
         """Every metric, from the state as it is now."""
@@ -46,16 +57,28 @@ class _Totals(Collector):
         up = GaugeMetricFamily("exitscope_source_up", "1 if data come from the source.", labels=["kind"])
         up.add_metric([source["kind"]], float(source["state"] == "connected"))
         yield up
+        told = {"version": __version__, "host": source["host"] or "", "kernel": source["kernel"] or ""}
+        yield InfoMetricFamily("exitscope", "This server, and the host that is traced.", told)
         lost = CounterMetricFamily("exitscope_loss", "The loss ledger: data lost, by place.", labels=["where"])
         for where, count in frame.loss(self._aggregate, self._hub.skipped).items():
             lost.add_metric([where], count)
         yield lost
         yield GaugeMetricFamily("exitscope_clients", "Pages connected now.", len(self._hub.clients))
-        yield from self._vms(list(self._aggregate.vms))
+        listed, running = list(self._aggregate.vms), self._aggregate.vms.running()
+        yield from self._vms(listed)
+        yield from alarm_metrics(self._alarms, listed)
+        yield from waiting_metrics(self._aggregate, self._alarms, running)
+        yield from migration_metrics(self._aggregate, running)
 
     def _vms(self, vms: list[Vm]) -> Iterator[Metric]:
         running = GaugeMetricFamily(
             "exitscope_vm_running", "1 if the VM runs, 0 if it has ended.", labels=["vm", "name"]
+        )
+        named = InfoMetricFamily("exitscope_vm", "What the VM is called.", labels=["vm"])
+        stages = SummaryMetricFamily(
+            "exitscope_fault_stage_seconds",
+            "Time that faults spent in each stage, by the stages' family: uffd, exit or async.",
+            labels=["vm", "family", "stage"],
         )
         faults = CounterMetricFamily(
             "exitscope_faults", "Missing-page faults of the VM's vCPUs.", labels=["vm", "mode"]
@@ -89,7 +112,12 @@ class _Totals(Collector):
         failed = CounterMetricFamily("exitscope_fills_failed", "Fills that returned an error.", labels=["vm"])
         for vm in vms:
             running.add_metric([vm.id, vm.peer.name or ""], float(vm.gone_ns is None))
+            named.add_metric([vm.id], _called(vm))
             totals = vm.totals(self._aggregate.rows)
+            for number, (family, stage) in enumerate(STAGE_SERIES, len(MODES)):
+                if times := int(totals["series"]["count"][:, number].sum()):
+                    spent_s = int(totals["series"]["sum_ns"][:, number].sum()) / NS_PER_S
+                    stages.add_metric([vm.id, family, stage], times, spent_s)
             for mode, count in vm.faults(self._aggregate.rows).items():
                 faults.add_metric([vm.id, mode], count)
             for reason, count in named_exits(totals["exits"].sum(axis=0)).items():
@@ -108,7 +136,7 @@ class _Totals(Collector):
                         fills.add_metric([vm.id, kind, resolver], count)
             failed.add_metric([vm.id], int(filled[FAILED]))
             self._latency(latency, vm, totals)
-        yield from (running, faults, latency, stall, exits, hardware, hardware_time, fills, failed)
+        yield from (running, named, faults, latency, stages, stall, exits, hardware, hardware_time, fills, failed)
 
     def _latency(self, family: HistogramMetricFamily, vm: Vm, totals: npt.NDArray[np.void]) -> None:
         rows = [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]
@@ -128,3 +156,8 @@ class _Totals(Collector):
             bounds.append(("+Inf", float(max(count, below[-1]))))
             sum_s = int(totals["series"]["sum_ns"][:, number].sum()) / NS_PER_S
             family.add_metric([vm.id, mode], bounds, sum_value=sum_s)
+
+
+def _called(vm: Vm) -> dict[str, str]:
+    peer = vm.peer
+    return {"name": peer.name or "", "vmm": peer.vmm or "", "domain": peer.domain or "", "uuid": peer.uuid or ""}

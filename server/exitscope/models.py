@@ -30,6 +30,17 @@ class Latency(BaseModel):
     max: int = Field(description="Longest in ns: exact if it is the longest ever seen, else at most 6.3 % too high.")
 
 
+class VmThread(BaseModel):
+    """A thread of the VMM that is no vCPU."""
+
+    tid: int = Field(description="Thread id on the host.")
+    name: str = Field(description="Name of the thread (its comm).")
+    role: str = Field(
+        description="What its name says that it is for, such as main, uffd reader, page copier, migration source, "
+        "vhost; handler: it resolved faults, and its name says nothing."
+    )
+
+
 class Vm(BaseModel):
     """One virtual machine."""
 
@@ -37,11 +48,14 @@ class Vm(BaseModel):
     pid: int = Field(description="Process id of the VMM.")
     name: str = Field(description="Name for a person: what the VMM calls its VM, or the process's name.")
     vmm: str | None = Field(description="Which VMM it is, such as qemu or firecracker; null if not known.")
+    uuid: str | None = Field(None, description="The VM's UUID, as the VMM was told it; null if not known.")
+    domain: str | None = Field(None, description="Name of libvirt's domain; null if not known.")
     state: Literal["running", "gone"] = Field(
         description="gone: it has ended, and stays listed with its last totals for ten minutes."
     )
     vcpus: int = Field(description="Number of vCPUs.")
     faults: Faults = Field(description="Faults of its vCPUs since the VM was first seen, per mode; counts.")
+    threads: list[VmThread] = Field([], description="Threads that have a role, by id; empty in a recording's summary.")
 
 
 class Vms(BaseModel):
@@ -79,8 +93,7 @@ class Vcpu(BaseModel):
     )
     hardware_exits: dict[str, int] = Field(
         default={},
-        description="Why the processor left guest code -> count over the window: the exit reason by the kernel's name; "
-        "empty in a recording's summary.",
+        description="Why the processor left guest code -> count over the window: the exit reason by the kernel's name.",
     )
 
 

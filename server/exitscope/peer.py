@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 from exitscope_probes.wire import Message, WireError
 
 Name = Annotated[str, Field(max_length=256)]
+Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
+Ns = Annotated[int, Field(ge=0, lt=1 << 62)]
 _M = TypeVar("_M", bound="_Model")
 
 
@@ -31,8 +33,17 @@ class PeerUffd(_Model):
     total: NonNegativeInt = 0
 
 
+class PeerThread(_Model):
+    """A thread that is no vCPU. role: what its name says that it is for; cpu_ns: CPU time so far."""
+
+    tid: Annotated[int, Field(gt=0, lt=1 << 32)]
+    name: Name | None = None
+    role: Name | None = None
+    cpu_ns: Ns | None = None
+
+
 class PeerVm(_Model):
-    """One VM that discovery found."""
+    """One VM that discovery found. threads: those with a role; handlers: those that resolved faults, of any process."""
 
     vm: Annotated[int, Field(gt=0)]
     id: Name
@@ -42,6 +53,10 @@ class PeerVm(_Model):
     state: Literal["running", "gone"] = "running"
     vcpus: Annotated[list[PeerVcpu], Field(max_length=4096)] = []
     uffds: Annotated[list[PeerUffd], Field(max_length=4096)] = []
+    uuid: Name | None = None
+    domain: Name | None = None
+    threads: Annotated[list[PeerThread], Field(max_length=4096)] = []
+    handlers: Annotated[list[PeerThread], Field(max_length=4096)] = []
 
 
 class PeerVms(_Model):
@@ -60,6 +75,24 @@ class Hello(_Model):
     started_ns: int = 0
     capabilities: list[dict[str, Any]] | dict[str, Any] | None = None
     max_vcpus: NonNegativeInt | None = None
+    migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
+
+
+class PeerMigration(_Model):
+    """Meta of a MIGRATION frame: what a VMM says of a migration of its VM. None: it does not say."""
+
+    vm: Annotated[int, Field(gt=0)]
+    follow: Name
+    reason: Annotated[str, Field(max_length=1024)] | None = None
+    at_ns: Ns | None = None
+    status: Name | None = None
+    role: Literal["source", "destination"] | None = None
+    capabilities: Annotated[list[Name], Field(max_length=256)] | None = None
+    remaining_bytes: Bytes | None = None
+    transferred_bytes: Bytes | None = None
+    postcopy_requests: NonNegativeInt | None = None
+    bytes_per_s: Annotated[float, Field(ge=0)] | None = None
+    total_ns: Ns | None = None
 
 
 def checked(model: type[_M], message: Message) -> _M:

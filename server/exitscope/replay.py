@@ -97,6 +97,8 @@ def shifted(message: Message, shift_ns: int) -> Message:
     meta = dict(message.meta)
     if message.kind is Kind.HELLO and isinstance(meta.get("started_ns"), int):
         meta["started_ns"] += shift_ns
+    if message.kind is Kind.MIGRATION and isinstance(meta.get("at_ns"), int):
+        meta["at_ns"] += shift_ns
     arrays = {name: _shift(array, SHIFTED.get(name, ()), shift_ns) for name, array in message.arrays.items()}
     return replace(message, time_ns=message.time_ns + shift_ns, meta=meta, arrays=arrays)
 

@@ -180,6 +180,10 @@ td { overflow-wrap: anywhere; } .number { text-align: right; white-space: nowrap
 .marked td { background: var(--bad-back); }
 :focus-visible { outline: 2px solid var(--a); }
 @media (max-width: 1000px) { .grid { grid-template-columns: minmax(0, 1fr); } }
+:root.print main { width: 1040px; padding: 0; } :root.print .grid { grid-template-columns: minmax(0, 1fr); }
+@page { size: A4 landscape; margin: 10mm; }
+@media print { body { background: none; } .card, .banner, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; } }
 """
 
 _SCRIPT: Final = """
@@ -195,7 +199,7 @@ const resolved = (value) => {
   return value;
 };
 const axis = (given) => ({ gridcolor: '--grid', linecolor: '--line', zeroline: false, automargin: true, ...given });
-const draw = () => {
+const draw = (paper) => {
   for (const place of document.querySelectorAll('.plot')) {
     const { data, layout } = figures[place.dataset.figure];
     const whole = {
@@ -205,9 +209,17 @@ const draw = () => {
       hoverlabel: { bgcolor: '--card', bordercolor: '--line', font: { color: '--text' } }, ...layout,
     };
     for (const key of Object.keys(whole)) if (/^[xy]axis/.test(key)) whole[key] = axis(whole[key]);
+    if (paper) Object.assign(whole, { width: place.clientWidth, height: place.clientHeight });
     Plotly.react(place, resolved(data), resolved(whole), { responsive: true, displayModeBar: false });
   }
 };
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
-draw();
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => draw(false));
+const print = (paper) => {
+  document.documentElement.classList.toggle('print', paper);
+  if (paper) document.documentElement.dataset.theme = 'light'; else delete document.documentElement.dataset.theme;
+  draw(paper);
+};
+addEventListener('beforeprint', () => print(true));
+addEventListener('afterprint', () => print(false));
+draw(false);
 """

@@ -1,12 +1,13 @@
 """Time series: one column per second for fifteen minutes, per VM and per vCPU, in rings of fixed size."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import MODES
 
+from .gpa import GpaHistory
 from .rows import MAX_ROWS
 from .vms import MAX_VMS
 
@@ -15,17 +16,35 @@ TICKS: Final = 900
 VALUES: Final = ("rate_per_s", "p50", "p90", "p99", "max")
 
 
+class VmColumn(NamedTuple):
+    """What a column says of one VM. stalled: vCPUs standing still, on average and most at once; vcpus: all that it has.
+
+    demand, background: pages filled while somebody waited, and ahead of need. pending, total: the uffd queue.
+    """
+
+    stalled: float
+    stalled_most: int
+    vcpus: int
+    demand: int
+    background: int
+    pending: int
+    total: int
+
+
 class Series:
     """float32 rings: a value has 24 bits, enough for any chart.
 
-    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99 ns.
+    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99 ns;
+    stall: (MAX_ROWS, TICKS) share of the tick that the vCPU stood still.
     """
 
     def __init__(self) -> None:
         self._times_ns = np.zeros(TICKS, np.int64)
         self._modes = np.zeros((MAX_VMS + 1, TICKS, len(MODES), len(VALUES)), np.float32)
-        self._queue = np.zeros((MAX_VMS + 1, TICKS, 2), np.int32)
+        self._vms = np.zeros((MAX_VMS + 1, TICKS, len(VmColumn._fields)), np.float32)
         self._heat = np.zeros((MAX_ROWS, TICKS), np.float32)
+        self._stall = np.zeros((MAX_ROWS, TICKS), np.float32)
+        self._gpa = GpaHistory(TICKS)
         self._since = np.zeros(MAX_VMS + 1, np.int64)  # number of a VM's first tick
         self.count = 0
 
@@ -34,37 +53,53 @@ class Series:
         at = self.count % TICKS
         self._times_ns[at] = time_ns
         self._modes[vm_rows, at] = 0
-        self._queue[:, at] = 0
+        self._vms[vm_rows, at] = 0
         self._heat[:, at] = 0
+        self._stall[:, at] = 0
         self.count += 1
 
-    def write_vm(self, vm_row: int, mode: int, values: tuple[float, ...]) -> None:
+    def write_mode(self, vm_row: int, mode: int, values: tuple[float, ...]) -> None:
         """VALUES of one mode of one VM in the newest column."""
         self._modes[vm_row, (self.count - 1) % TICKS, mode] = values
 
-    def write_queue(self, vm_row: int, pending: int, total: int) -> None:
-        """The uffd queue of one VM in the newest column."""
-        self._queue[vm_row, (self.count - 1) % TICKS] = pending, total
+    def write_vm(self, vm_row: int, column: VmColumn) -> None:
+        """The rest of one VM in the newest column."""
+        self._vms[vm_row, (self.count - 1) % TICKS] = column
 
     def write_heat(self, rows: npt.NDArray[np.integer[Any]], p99_ns: npt.NDArray[Any]) -> None:
         """p99 over the tick of these rows in the newest column; 0 means no fault."""
         self._heat[rows, (self.count - 1) % TICKS] = p99_ns
 
+    def write_stall(self, rows: npt.NDArray[np.integer[Any]], shares: npt.NDArray[Any]) -> None:
+        """Share of the tick that these rows' vCPUs stood still, 0 to 1, in the newest column."""
+        self._stall[rows, (self.count - 1) % TICKS] = shares
+
+    def write_gpa(self, cells: npt.NDArray[Any]) -> None:
+        """Where the faults of the newest column were, gpa.CELL_DTYPE (n,)."""
+        self._gpa.write(self.count - 1, cells)
+
     def clear_vm(self, vm_row: int) -> None:
         """Another VM has the row."""
         self._since[vm_row] = self.count
+        self._gpa.clear_vm(vm_row)
 
     def clear_row(self, row: int) -> None:
         """Another vCPU has the row."""
         self._heat[row] = 0
+        self._stall[row] = 0
 
     def ticks(self, vm_row: int, rows: npt.NDArray[np.integer[Any]], newest: int = TICKS) -> list[dict[str, Any]]:
-        """The newest columns of a VM as S4 `tick` objects, oldest first; heat in the order of rows."""
+        """The newest columns of a VM as S4 `tick` objects, oldest first; heat and stall in the order of rows.
+
+        vm_row 0, all VMs together, has no `gpa`: the addresses of two VMs are not in one space.
+        """
         first = max(self.count - min(newest, TICKS), int(self._since[vm_row]))
         at = np.arange(first, self.count) % TICKS
-        heat = np.rint(self._heat[rows][:, at].T).astype(np.int64).tolist()
+        heat = np.rint(self._heat[np.ix_(rows, at)].T).astype(np.int64).tolist()
+        stall = np.round(self._stall[np.ix_(rows, at)].T.astype(np.float64), 3).tolist()
         modes = self._modes[vm_row, at]
-        queue = self._queue[vm_row, at].tolist()
+        gpa = self._gpa.columns(vm_row, first, self.count) if vm_row else [None] * len(at)
+        columns = [VmColumn(*values) for values in self._vms[vm_row, at].tolist()]
         return [
             {
                 "time_ns": time_ns,
@@ -74,7 +109,15 @@ class Series:
                     if values[0]
                 },
                 "heat": [value or None for value in heat[i]],
-                "queue": {"pending": queue[i][0], "total": queue[i][1]},
+                "stall": stall[i],
+                "stalled": {
+                    "mean": round(column.stalled, 4),
+                    "peak": int(column.stalled_most),
+                    "vcpus": int(column.vcpus),
+                },
+                "fills": {"demand": int(column.demand), "background": int(column.background)},
+                "gpa": gpa[i],
+                "queue": {"pending": int(column.pending), "total": int(column.total)},
             }
-            for i, time_ns in enumerate(self._times_ns[at].tolist())
+            for i, (time_ns, column) in enumerate(zip(self._times_ns[at].tolist(), columns, strict=True))
         ]

@@ -15,6 +15,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from .alarms.finding import Limits as AlarmLimits
 from .api import MAX_MESSAGE_BYTES
 from .app import create_app
 from .errors import UserError
@@ -88,6 +89,10 @@ def serve(
     recordings: str | None = None,
     recordings_max_bytes: int = 0,
     recordings_max_age: str = "0",
+    auto_record: bool = False,
+    alarm_stall: str = "1s",
+    alarm_fault: str = "5s",
+    alarm_handler: str = "1s",
 ) -> None:
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
@@ -100,7 +105,8 @@ def serve(
     port = listening.getsockname()[1]
     limits = Limits(recordings_max_bytes, nanoseconds(recordings_max_age))
     library = Library(recordings or default_recordings(), limits, None if source else socket_path)
-    app = create_app(feed, (*allow_host, host), library)
+    alarm_limits = AlarmLimits(*map(nanoseconds, (alarm_stall, alarm_fault, alarm_handler)))
+    app = create_app(feed, (*allow_host, host), library, alarm_limits, auto_record)
     config = server_config(app)
     config.load()
     importlib.import_module(

@@ -12,6 +12,14 @@ from exitscope_probes.socketfile import DEFAULT_PATH
 
 DEFAULT_PORT: Final = 8765
 _USERS: Final = ("exitscope", "nobody")
+_UNITS_NS: Final = {
+    "": 1_000_000_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    "d": 86_400_000_000_000,
+}
 
 
 def default_user() -> str:
@@ -39,17 +47,17 @@ class Duration(click.ParamType[str]):
         try:
             nanoseconds(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no length of time such as 30d, 12h, 90m or 10s", param, ctx)
+            self.fail(f"{value!r} is no length of time such as 30d, 12h, 90m, 10s or 500ms", param, ctx)
         return str(value)
 
 
 def nanoseconds(duration: str) -> int:
     """Of a Duration; ValueError if it is none."""
-    number, unit = (duration[:-1], duration[-1]) if duration[-1:].isalpha() else (duration, "s")
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(unit)
-    if seconds is None or not number.isdigit() or len(number) > 9:
+    number = duration.rstrip("dhms")
+    unit_ns = _UNITS_NS.get(duration[len(number) :])
+    if unit_ns is None or not number.isdigit() or len(number) > 9:
         raise ValueError(duration)
-    return int(number) * seconds * 1_000_000_000
+    return int(number) * unit_ns
 
 
 def _setting(flag: str, **details: Any) -> click.Option:
@@ -93,6 +101,32 @@ SETTINGS: Final[dict[str, click.Option]] = {
             type=Duration(),
             help="Recordings older than this are deleted: a number and s, m, h or d. 0: no limit.",
         ),
+        _setting(
+            "--auto-record",
+            is_flag=True,
+            help="Record each migration by itself, from its first sign to its last fill.",
+        ),
+        _setting(
+            "--alarm-stall",
+            default="1s",
+            show_default=True,
+            type=Duration(),
+            help="Alarm when a vCPU stands still for longer in one fault. 0: never.",
+        ),
+        _setting(
+            "--alarm-fault",
+            default="5s",
+            show_default=True,
+            type=Duration(),
+            help="Alarm when a fault is unresolved for longer: its page may never come. 0: never.",
+        ),
+        _setting(
+            "--alarm-handler",
+            default="1s",
+            show_default=True,
+            type=Duration(),
+            help="Alarm when vCPUs wait and nothing is read or filled for longer. 0: never.",
+        ),
         _setting("--socket", default=DEFAULT_PATH, show_default=True, help="The collector's unix socket."),
         _setting("--source", type=click.Path(), help="Replay this recording instead of the collector."),
         _setting("--replay-reason", help="Why a replay is shown; the page says it."),
@@ -111,10 +145,29 @@ SETTINGS: Final[dict[str, click.Option]] = {
         _setting("--max-vms", type=click.IntRange(1), help="VMs followed at once."),
         _setting("--record", type=click.Path(), help="Also write what is collected to this file (gzip)."),
         _setting("--record-seconds", type=click.FloatRange(0), help="How long to record."),
+        _setting(
+            "--qmp",
+            type=click.Path(),
+            multiple=True,
+            help="Monitor (QMP) of a QEMU whose migrations to follow; others are found by their command line.",
+        ),
+        _setting("--no-qmp", is_flag=True, help="Ask no VMM's monitor about migrations."),
     )
 }
 
-SERVER: Final = ("host", "port", "allow_host", "user", "recordings", "recordings_max_bytes", "recordings_max_age")
+SERVER: Final = (
+    "host",
+    "port",
+    "allow_host",
+    "user",
+    "recordings",
+    "recordings_max_bytes",
+    "recordings_max_age",
+    "auto_record",
+    "alarm_stall",
+    "alarm_fault",
+    "alarm_handler",
+)
 COLLECTOR: Final = (
     "socket",
     "group",
@@ -124,6 +177,8 @@ COLLECTOR: Final = (
     "max_vms",
     "record",
     "record_seconds",
+    "qmp",
+    "no_qmp",
 )
 
 
@@ -144,6 +199,8 @@ def as_arguments(values: dict[str, Any], names: tuple[str, ...]) -> list[str]:
         value = values.get(name)
         flag = SETTINGS[name].opts[0]
         for one in value if isinstance(value, tuple) else [value]:
-            if one is not None:
+            if one is True:  # a switch
+                arguments.append(flag)
+            elif one is not None and one is not False:
                 arguments += [flag, str(one)]
     return arguments

@@ -8,9 +8,10 @@ import numpy.typing as npt
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import EXIT_NAMES, MODES, STAGE_FAMILIES, STAGE_SERIES
 
-from .aggregate import COUNTS, EXITS, STALL_NS, SUMS_NS, USER_MODES, Aggregate
+from .aggregate import Aggregate
 from .hardware import Exits
 from .latency import summarize, summarize_one
+from .scalars import COUNTS, EXITS, STALL_NS, SUMS_NS, USER_MODES
 
 STAGES = tuple(dict.fromkeys(stage for _, stage in STAGE_SERIES))
 """Every stage's name, in the order of a fault's life."""

@@ -39,6 +39,7 @@ class Vm:
     final: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
     pending: int = 0
     total: int = 0
+    events_read: int = 0  # of its userfaultfds, without those that named a vCPU
 
     @property
     def state(self) -> str:
@@ -95,6 +96,10 @@ class Vms:
         if vm is None and len(self._unnamed) < MAX_UNNAMED:
             vm = self._unnamed[number] = Vm(number, "", 0, PeerVm(vm=number, id="", pid=0))
         return vm
+
+    def named(self, number: int) -> Vm | None:
+        """The VM of this number, if discovery has named it."""
+        return self._by_number.get(number)
 
     def running(self) -> list[Vm]:
         """Those that have not ended, oldest first."""

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.browser.fake_compare import compare
+from tests.browser.fake_migration import Course
 from tests.browser.scenario import NO_LOSS, Scenario
 from tests.browser.synthetic import MODES, Guest, Json
 
@@ -132,6 +133,11 @@ class Library:
                 "records": one.row()["records"],
                 "complete": True,
                 "note": one.note,
+                "migrations": [
+                    course.migration(ended, recording=one.id) | {"samples": course.samples(ended)}
+                    for course, ended in [(self._course(), BEGAN_NS + round(one.length_s * 1e9))]
+                    if self.scenario.migration
+                ],
             }
         )
 
@@ -186,10 +192,14 @@ class Library:
                 "ticks": ticks,
                 "slowest": [{"vm": "vm-0", **fault} for fault in guest.slowest(second, 1)],
                 "loss": NO_LOSS,
+                "memslots": self._course().memslots(),
                 "source": "kernel totals" if length == whole[1] - whole[0] else "records",
                 **over,
             }
         )
+
+    def _course(self) -> Course:
+        return Course(self.scenario, BEGAN_NS + 20 * 10**9)
 
     def _tick(self, middle_ns: float, rows: list[Json], tick_ns: int) -> Json:
         tick = Guest(self.scenario).tick(round(middle_ns / 1e9))
@@ -199,7 +209,10 @@ class Library:
             for row in rows
         ]
         heat = [tick["heat"][row["vcpu"]] for row in rows]
-        return {"time_ns": round(middle_ns), "modes": tick["modes"], "heat": heat, "stall": stall}
+        told = self._course().tick(round(middle_ns), tick_ns)
+        several = {**told["stalled"], "vcpus": len(rows)}
+        told |= {"stall": stall, "stalled": several}
+        return {"time_ns": round(middle_ns), "modes": tick["modes"], "heat": heat, **told}
 
     async def _faults(self, request: Request) -> Response:
         asked = request.query_params.get("format", "json")

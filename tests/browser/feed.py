@@ -18,12 +18,13 @@ import plotly
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exitscope.security import CONTENT_SECURITY_POLICY
 from tests.browser.fake_library import Library
+from tests.browser.fake_migration import Course, alarms, threads
 from tests.browser.scenario import NO_LOSS, SCENARIOS, Scenario
 from tests.browser.synthetic import TICK_NS, WINDOWS_NS, Guest, Json
 
@@ -41,10 +42,11 @@ class Feed:
         self.subscriptions: list[Json] = []
         self.library = Library(scenario)
         self._sequence = 0
+        self.course = Course(scenario, time.monotonic_ns() - round(scenario.migration_s * 1e9))
 
     def history(self, window: str, vm: str) -> Json:
         """The ticks that a page gets before its first frame."""
-        now, guest = int(time.monotonic()), Guest(self.scenario)
+        now, guest = int(time.monotonic()), self._guest()
         ticks = [guest.tick(now - back) for back in range(self.scenario.history_s, 0, -1)]
         shown = None if self.scenario.empty else vm or "vm-0"
         return {
@@ -57,7 +59,7 @@ class Feed:
 
     def frame(self, window: str, vm: str) -> Json:
         """The frame of this moment."""
-        scenario, guest, now_ns = self.scenario, Guest(self.scenario), time.monotonic_ns()
+        scenario, guest, now_ns = self.scenario, self._guest(), time.monotonic_ns()
         second, window_s = now_ns // TICK_NS, int(WINDOWS_NS[window] / 1e9)
         shown = vm or "vm-0"
         self._sequence += 1
@@ -87,8 +89,20 @@ class Feed:
             "tick": tick,
             "loss": {**NO_LOSS, **scenario.loss},
             "missing_hooks": scenario.missing_hooks,
+            "migrations": [self.course.migration(now_ns)] if scenario.migration else [],
+            "alarms": alarms(scenario, now_ns),
+            "threads": threads(scenario) if vms else [],
+            "memslots": self.course.memslots() if vms else [],
             **guest.over_window(second, window_s),
         }
+
+    def _guest(self) -> Guest:
+        self.course.scenario = self.scenario
+        return Guest(self.scenario, course=self.course)
+
+    async def _migration(self, request: Request) -> Response:
+        now_ns = time.monotonic_ns()
+        return JSONResponse(self.course.migration(now_ns) | {"samples": self.course.samples(now_ns)})
 
     def _vcpu(self, index: int, shown: str, second: int, window_s: int) -> Json:
         """A row of the table; of all VMs together, the first half is one VM's, the second another's."""
@@ -143,6 +157,7 @@ class Feed:
             routes=[
                 WebSocketRoute("/api/v1/live", self.live),
                 *self.library.routes(),
+                Route("/api/v1/migrations/{id}", self._migration),
                 Route("/{path:path}", self._file),
             ],
         )

@@ -25,6 +25,13 @@ class Scenario:
     hardware: str = "silent"  # hardware exits: counted, silent, unattached
     missing_hooks: list[str] = field(default_factory=list)
     recordings: tuple[str, ...] = ()  # names of those that are there from the beginning
+    migration: str = ""  # how the page knows of one: qmp, kernel, busy; empty: there is none
+    migration_s: float = 30.0  # how long ago it began
+    alarms: int = 0  # active ones
+    handlers: bool = True  # whether there are threads that serve faults
+    reader_busy: float | None = 0.12
+    gpa_bin: int = 16 << 20
+    gpa_bins: int = 256
     unfair: bool = False  # whether the conditions of any two recordings make a comparison unfair
 
 
@@ -55,6 +62,12 @@ SCENARIOS: dict[str, Scenario] = {
     "replay": Scenario(
         kind="replay", reason="This host has no /dev/kvm, so a recording of a real run is replayed instead."
     ),
+    "migrating": Scenario(migration="qmp"),
+    "migrated": Scenario(migration="qmp", migration_s=60.0, recordings=("postcopy of demo-guest",)),
+    "kernel": Scenario(migration="kernel"),
+    "busy": Scenario(migration="busy", alarms=1),
+    "alarms": Scenario(alarms=4),
+    "exits": Scenario(handlers=False),
     "library": Scenario(recordings=("before the patch", "after the patch", "snapshot restore, 64 vCPUs")),
     "lost": Scenario(
         loss={

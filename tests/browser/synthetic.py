@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tests.browser.fake_migration import Course
 from tests.browser.scenario import Scenario
 
 Json = dict[str, Any]
@@ -36,6 +37,7 @@ class Guest:
 
     scenario: Scenario
     faults: Json = field(default_factory=dict)
+    course: Course | None = None
 
     def median_ns(self, vcpu: int, mode: str, second: int) -> float:
         """Latency's median of one vCPU in one second: a slow wave, a hot vCPU now and then, some noise."""
@@ -48,6 +50,8 @@ class Guest:
         """Modes in which the guest faults in that second."""
         if self.scenario.idle:
             return ()
+        if not self.scenario.handlers:
+            return ("exit",)
         phase = (second // _PHASE_S) % 3
         return (("uffd",), ("exit",), ("uffd", "exit"))[phase] + (("async",) if self.scenario.asynchronous else ())
 
@@ -68,7 +72,9 @@ class Guest:
         ]
         depth = round(vcpus * (0.5 + 0.45 * math.sin(second / 6))) if "uffd" in active else 0
         queue = {"pending": depth // 3, "total": depth}
-        return {"time_ns": second * TICK_NS, "modes": modes, "heat": heat, "queue": queue}
+        course = self.course or Course(self.scenario, 0)
+        told = course.tick(second * TICK_NS)
+        return {"time_ns": second * TICK_NS, "modes": modes, "heat": heat, "queue": queue, **told}
 
     def vcpu_row(self, vcpu: int, second: int, window_s: int) -> Json:
         """One row of the table of vCPUs."""

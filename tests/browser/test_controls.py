@@ -145,6 +145,7 @@ def test_a_zoom_survives_new_data_and_a_double_click_ends_it(page: Page) -> None
 
 
 def test_the_heat_map_reads_out_a_cell(page: Page) -> None:
+    page.locator("#card-heat").scroll_into_view_if_needed()
     page.wait_for_selector("#plot-heat .heatmaplayer image")
     box = page.locator("#plot-heat .nsewdrag").bounding_box()
     assert box

@@ -42,6 +42,11 @@ CASES: list[tuple[str, Any, str]] = [
     ("share", 0.004, "0.4 %"),
     ("share", 0.371, "37 %"),
     ("share", 1, "100 %"),
+    ("binary", 0, "0"),
+    ("binary", 256 * 1024, "256 KiB"),
+    ("binary", 96 << 20, "96 MiB"),
+    ("binary", 3584 << 20, "3.5 GiB"),
+    ("binary", None, "–"),
     ("address", 0x7F1234567000, "0x7f1234567000"),
     ("address", "0xffff", "0xffff"),
     ("address", "<b>", "–"),
@@ -80,3 +85,17 @@ def test_decades_hold_the_range(modules: Page, low: float, high: float, labels: 
 def test_scale_has_round_steps(modules: Page, high: float, labels: list[str]) -> None:
     script = "async (high) => { const f = await import('/js/format.mjs'); return f.scale(high, f.compact); }"
     assert modules.evaluate(script, high)["labels"] == labels
+
+
+@pytest.mark.parametrize(
+    ("pair", "text"),
+    [
+        ([58.2 * S, 61.4 * S], "58.2 s | 61.4 s"),
+        ([643 * S, 663 * S], "643 s | 663 s"),
+        ([0, 812_000], "0 µs | 812 µs"),
+        ([4 * S * 3600, 5 * S * 3600], "4 h 00 min | 5 h 00 min"),
+    ],
+)
+def test_two_lengths_beside_each_other_have_one_unit(modules: Page, pair: list[float], text: str) -> None:
+    script = "async (a) => (await import('/js/format.mjs')).durations(...a).replaceAll('\\u00a0', ' ')"
+    assert modules.evaluate(script, pair) == text

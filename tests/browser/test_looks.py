@@ -17,7 +17,7 @@ CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
 
 def settled(page: Page) -> None:
-    for plot in ("rate", "latency", "heat", "queue"):
+    for plot in ("rate", "latency", "brownout", "heat"):
         page.wait_for_selector(f"#plot-{plot} .main-svg")
     page.wait_for_timeout(800)
 
@@ -33,6 +33,9 @@ def test_text_has_contrast_in_every_state(serve: Serve, open_page: Open, theme: 
         ("lost", "LIVE"),
         ("stale", "STALE"),
         ("replay", "REPLAY"),
+        ("alarms", "LIVE"),
+        ("migrating", "LIVE"),
+        ("busy", "LIVE"),
         ("waiting", "WAITING"),
         ("empty", "LIVE"),
     ):
@@ -55,8 +58,10 @@ def test_no_sideways_scroll(serve: Serve, open_page: Open, width: int, vcpus: in
 
 
 @pytest.mark.parametrize("vcpus", [4, 256])
-def test_nothing_jumps_while_live(serve: Serve, open_page: Open, vcpus: int) -> None:
-    page = open_page(serve(Scenario(vcpus=vcpus, asynchronous=True)).url, width=1920, height=2300).page
+@pytest.mark.parametrize("migration", ["", "qmp"])
+def test_nothing_jumps_while_live(serve: Serve, open_page: Open, vcpus: int, migration: str) -> None:
+    scenario = Scenario(vcpus=vcpus, asynchronous=True, migration=migration, alarms=2 if migration else 0)
+    page = open_page(serve(scenario).url, width=1920, height=2300).page
     settled(page)
     page.evaluate("seen.shifts.length = 0")
     page.wait_for_timeout(4000)
@@ -88,9 +93,9 @@ def test_only_what_is_in_sight_is_drawn(base_url: str, open_page: Open) -> None:
     page.wait_for_selector("#plot-rate .main-svg")
     page.wait_for_timeout(2000)
     drawn = {d["name"] for d in page.evaluate("seen.draws")}
-    assert "draw:exits" not in drawn
-    page.locator("#plot-exits").scroll_into_view_if_needed()
-    page.wait_for_selector("#plot-exits .main-svg")
+    assert "draw:stages" not in drawn
+    page.locator("#plot-stages").scroll_into_view_if_needed()
+    page.wait_for_selector("#plot-stages .main-svg")
 
 
 def test_the_first_numbers_do_not_wait_for_the_charts(base_url: str, open_page: Open) -> None:

@@ -89,6 +89,25 @@ def test_wide_columns_hold_the_worst_second(modules: Page) -> None:
     assert max(value for value in series["modes"]["uffd"]["p99"] if value) == 90_000
 
 
+def test_brownout_and_fills_are_averaged_over_wide_columns_and_missing_where_no_tick_says(modules: Page) -> None:
+    told = {"stalled": {"mean": 1.0, "peak": 2, "vcpus": 4}, "fills": {"demand": 30, "background": 600}}
+    more = {"stalled": {"mean": 3.0, "peak": 4, "vcpus": 4}, "fills": {"demand": 90, "background": 0}}
+    ticks = [tick(1) | told, tick(2) | more, tick(3)]
+    script = "const {stalled, fills} = m.seriesOf(a, 3e9); return {stalled, fills};"
+    series = run(modules, script, ticks)
+    assert series["stalled"] == {"mean": [1, 3, None], "peak": [2, 4, None], "vcpus": 4}
+    assert series["fills"] == {"demand": [30, 90, None], "background": [600, 0, None]}
+    wide = run(modules, "const {stalled, fills} = m.seriesOf(a, 900e9); return {stalled, fills};", ticks)
+    means = [value for value in wide["stalled"]["mean"] if value is not None]
+    assert sum(means) / len(means) == pytest.approx(2, abs=1)
+    assert max(value for value in wide["stalled"]["peak"] if value) == 4
+    summed = run(modules, "return m.seriesOfColumns(a, 10e6).fills;", ticks[:2])
+    assert summed == {"demand": [3000, 9000], "background": [60_000, 0]}  # per second, of columns of 10 ms
+    assert (
+        run(modules, "const {stalled, fills} = m.seriesOf(a, 3e9); return [stalled, fills];", [tick(1)]) == [None] * 2
+    )
+
+
 def test_columns_already_drawn_do_not_change(modules: Page) -> None:
     script = (
         "const at = (n) => { const s = m.seriesOf(a.slice(0, n), 900e9);"

@@ -1,95 +1,27 @@
 """The whole product as its user meets it: `exitscope demo` and real guests, real probes, the real page."""
 
-import json
 import os
-import re
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from exitscope_probes.guest.build import binary_path
 from tests.browser.conftest import Open
+from tests.product import TIMEOUT_S, Product, products
 
 pytestmark = pytest.mark.needs("root", "kvm", "bpf", "uffd", "chromium")
 
-START_MS = 60_000  # a loaded machine may take its time; how long it takes is the bench's business
-
-
-class Product:
-    """One run of `exitscope <command>`: its address, and its processes by what they do."""
-
-    def __init__(self, command: str, directory: Path) -> None:
-        socket = directory / "collector.sock"
-        arguments = [sys.executable, "-m", "exitscope", command, "--port", "0", "--socket", str(socket)]
-        arguments += ["--recordings", str(directory / "recordings")]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert self.process.stdout
-        for line in self.process.stdout:
-            if found := re.search(r"http://\S+", line):
-                self.url = found[0]
-                break
-        else:
-            raise AssertionError(f"exitscope {command} ended without naming its address")
-        # What follows is not read by anybody: a full pipe must not stop the product.
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
-
-    def child(self, command: str) -> int | None:
-        """Pid of the child that runs `exitscope <command>`, None while there is none."""
-        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
-            with suppress(OSError):
-                if command.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    return int(pid)
-        return None
-
-    def get(self, path: str) -> Any:
-        """A JSON answer of the API."""
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-            return json.load(answer)
-
-    def wait_for_vm(self, pid: int) -> str:
-        """Id of the VM of a process, once it is listed with a name."""
-        deadline = time.monotonic() + START_MS / 1000
-        while time.monotonic() < deadline:
-            for vm in self.get("api/v1/vms")["vms"]:
-                if vm["pid"] == pid and vm["vcpus"]:
-                    return str(vm["id"])
-            time.sleep(0.2)
-        raise AssertionError(f"no VM of process {pid} is listed")
-
-    def stop(self) -> int:
-        """SIGINT as a person would; its exit status."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+START_MS = TIMEOUT_S * 1000
 
 
 @pytest.fixture
 def run_product() -> Iterator[Callable[[str], Product]]:
-    # Not pytest's directory: the server is another user and could not reach the socket there.
-    directory = Path(tempfile.mkdtemp(prefix="exitscope-test-"))
-    directory.chmod(0o755)
-    products: list[Product] = []
-
-    def run(command: str) -> Product:
-        products.append(Product(command, directory))
-        return products[-1]
-
-    yield run
-    for product in products:
-        if product.process.poll() is None:
-            product.stop()
-    shutil.rmtree(directory)
+    with products() as start:
+        yield start
 
 
 def _until(page: Page, condition: str) -> None:
@@ -107,6 +39,7 @@ def test_the_demo_shows_both_modes_live(run_product: Callable[[str], Product], o
     for mode in ("uffd", "exit"):
         expect(page.locator(f"#{mode}-p50")).to_contain_text("s", timeout=START_MS)  # µs or ms
     expect(page.locator("#ledger-chips")).to_contain_text("0 lost")
+    page.locator("#card-heat").scroll_into_view_if_needed()  # only what is in sight is drawn
     page.wait_for_selector("#plot-heat .main-svg", timeout=START_MS)
     assert page.locator("#vcpu-table tbody tr:not(.pad)").count() >= 8  # four vCPUs of each guest that stays
     faults = [vm["faults"] for vm in product.get("api/v1/vms")["vms"] if vm["state"] == "running"]
@@ -146,6 +79,7 @@ def test_a_guest_of_256_vcpus_is_readable(run_product: Callable[[str], Product],
             vm = product.wait_for_vm(guest.pid)
             page = open_page(f"{product.url}#vm={vm}", width=width).page
             expect(page.locator("#badge-label")).to_have_text("LIVE", timeout=START_MS)
+            page.locator("#card-heat").scroll_into_view_if_needed()
             page.wait_for_selector("#plot-heat .main-svg", timeout=START_MS)
             expect(page.locator("#vcpu-count")).to_contain_text("256 vCPUs", timeout=START_MS)
             _until(page, "document.querySelector('#plot-heat').data[0].z.length === 256")

@@ -30,6 +30,7 @@ class Client:
         self.bye: str | None = None
         self.loss: dict[str, int] = {}
         self.vms: dict[int, dict[str, Any]] = {}  # VM number -> its entry in VMS
+        self.migrations: list[dict[str, Any]] = []  # what MIGRATION said, all of it
         self._vm_rows: dict[int, Any] = {}
         self._rows: dict[tuple[int, int], Any] = {}  # (VM number, tid) -> VCPU_DTYPE
         self._records: list[npt.NDArray[Any]] = []
@@ -54,6 +55,8 @@ class Client:
             self.loss = message.meta["loss"]
             self._vm_rows |= {int(row["vm"]): row for row in message.arrays["vms"]}
             self._rows |= {(int(row["vm"]), int(row["tid"])): row for row in message.arrays["vcpus"]}
+        elif message.kind is Kind.MIGRATION:
+            self.migrations.append(message.meta)
         else:
             assert message.meta["dropped"] == 0
             self._records.append(message.arrays["records"])

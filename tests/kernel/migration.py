@@ -2,6 +2,8 @@
 
 import re
 import subprocess
+import time
+import uuid
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,7 +20,6 @@ PAGE_BYTES: Final = 4096
 _SOURCE: Final = Path(__file__).parent / "toucher.S"
 _FIRST: Final = 2 << 20  # where the pages begin that the guest writes: they go up to the end of its memory
 _COUNT, _TOUCHES = 0x6000, 0x6040  # as in toucher.S
-_FIRST_BYTES_PER_S: Final = 8 << 20  # until the guest has missed pages: without it they may all be there before it runs
 # QEMU's trace events (migration/trace-events of 7.2), and what each says of one page
 _TRACES: Final = {
     "postcopy_ram_fault_thread_request": re.compile(r"HVA=0x([0-9a-f]+) .*pid=(\d+)"),
@@ -33,14 +34,16 @@ class Plan:
     """What is migrated, and how.
 
     shared: the memory is a shared memfd, else anonymous. preempt: demanded pages take a channel and a thread of their
-    own. bytes_per_s: of the postcopy phase, 0 for no limit. blocktime: QEMU keeps its own account of each vCPU.
-    interrupts: the guest takes them, so that KVM may make its faults asynchronous.
+    own. bytes_per_s: of the postcopy phase, 0 for no limit; first_bytes_per_s: instead of no limit, until the guest has
+    missed pages. blocktime: QEMU keeps its own account of each vCPU. interrupts: the guest takes them, so that KVM may
+    make its faults asynchronous.
     """
 
     vcpus: int = 1
     shared: bool = False
     preempt: bool = False
     bytes_per_s: int = 0
+    first_bytes_per_s: int = 8 << 20  # without a limit all pages of a small guest may be there before it runs
     blocktime: bool = True
     interrupts: bool = False
     memory_mib: int = 32
@@ -78,6 +81,7 @@ class Machine:
             *("-object", f"memory-backend-{memory},id=memory,size={plan.memory_mib}M"),
             *("-machine", "pc,memory-backend=memory", "-bios", str(_build(plan, directory))),
             *("-qmp", f"unix:{monitor},server=on,wait=off"),
+            *("-qmp", f"unix:{monitor}.free,server=on,wait=off"),  # a monitor serves one client: this is for watchers
             *options,
         ]
         with self._log.open("w") as log:
@@ -116,10 +120,14 @@ class Machine:
 
 
 class Migration:
-    """Two QEMUs, the guest running in the first; use as a context manager, nothing is left of it afterwards."""
+    """Two QEMUs, the guest running in the first; use as a context manager, nothing is left of it afterwards.
+
+    uuid: of the VM, on both sides.
+    """
 
     def __init__(self, plan: Plan, directory: Path, name: str = "moved") -> None:
         self.plan = plan
+        self.uuid = str(uuid.uuid4())
         self._cleanup = ExitStack()
         try:
             self.source = self._machine(f"{name}-source", directory)
@@ -133,7 +141,7 @@ class Migration:
         self._trace = trace
 
     def _machine(self, name: str, directory: Path, *options: str) -> Machine:
-        machine = Machine(name, self.plan, directory, *options)
+        machine = Machine(name, self.plan, directory, "-uuid", self.uuid, *options)
         self._cleanup.callback(machine.kill)
         self._cleanup.callback(machine.qmp.close)
         return machine
@@ -141,12 +149,13 @@ class Migration:
     def _prepare(self, path: Path) -> None:
         source, destination = self.source.qmp, self.destination.qmp
         self._uri = f"unix:{path}"
-        source.enable(postcopy_ram=True, postcopy_preempt=self.plan.preempt)
+        source.enable(postcopy_ram=True, postcopy_preempt=self.plan.preempt, events=True)
         destination.enable(
             postcopy_ram=True, postcopy_preempt=self.plan.preempt, postcopy_blocktime=self.plan.blocktime
         )
         # Nearly nothing goes ahead of the postcopy phase.
-        limits = {"max-bandwidth": PAGE_BYTES, "max-postcopy-bandwidth": self.plan.bytes_per_s or _FIRST_BYTES_PER_S}
+        at_first = self.plan.bytes_per_s or self.plan.first_bytes_per_s
+        limits = {"max-bandwidth": PAGE_BYTES, "max-postcopy-bandwidth": at_first}
         source.command("migrate-set-parameters", **limits)
         destination.command("migrate-incoming", uri=self._uri)
         pages = (self.plan.memory_mib << 20) // PAGE_BYTES
@@ -160,14 +169,22 @@ class Migration:
     ) -> None:
         self._cleanup.close()
 
-    def start(self) -> None:
-        """Begins the postcopy phase, and waits until the guest runs in the destination and has missed some pages."""
+    def start(self, precopy_s: float = 0) -> None:
+        """Begins the postcopy phase, and waits until the guest runs in the destination and has missed some pages.
+
+        precopy_s: how long to migrate before that.
+        """
         self.source.qmp.command("migrate", uri=self._uri)
         wait_until(lambda: self.status() not in ("none", "setup"), "a migration that has begun")
+        time.sleep(precopy_s)
         self.source.qmp.command("migrate-start-postcopy")
         wait_until(self._misses, "the postcopy phase, and requests for pages")
         if not self.plan.bytes_per_s:
-            self.source.qmp.command("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
+            self.unthrottle()
+
+    def unthrottle(self) -> None:
+        """From now on it goes as fast as it can."""
+        self.source.qmp.command("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
 
     def _misses(self) -> bool:
         state = self.source.qmp.command("query-migrate")
@@ -198,6 +215,14 @@ class Migration:
     def _written(self, before: list[int]) -> list[int]:
         now = self.destination.touches(self.plan.vcpus)
         return [touches - old for touches, old in zip(now, before, strict=True)]
+
+    def postcopy_s(self) -> float:
+        """How long the postcopy phase of a migration that is over took, by the source's own clock."""
+        self.status()  # the event of its end may have come after the answer that said so
+        events = [event for event in self.source.qmp.events if event["event"] == "MIGRATION"]
+        times = {event["data"]["status"]: event["timestamp"] for event in events}
+        at_s = {status: at["seconds"] + at["microseconds"] / 1e6 for status, at in times.items()}
+        return float(at_s["completed"] - at_s["postcopy-active"])
 
     def account(self) -> Account:
         """What both QEMUs say, now."""

@@ -10,14 +10,18 @@ from tests.kernel.harness import TIMEOUT_S, wait_until
 
 
 class Qmp:
-    """A client of a QEMU's monitor. Raises RuntimeError if a command fails, EOFError if QEMU is gone."""
+    """A client of a QEMU's monitor. Raises RuntimeError if a command fails, EOFError if QEMU is gone.
+
+    events: those that have come with the answers so far, oldest first.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.events: list[dict[str, Any]] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(TIMEOUT_S)
         try:
             self._connect(path)
-            self._lines = self._socket.makefile("rw", encoding="utf-8")
+            self._lines = self._socket.makefile(encoding="utf-8")
         except BaseException:
             self._socket.close()
             raise
@@ -34,15 +38,15 @@ class Qmp:
         wait_until(listens, f"a monitor at {path}")
 
     def command(self, name: str, **arguments: Any) -> Any:
-        """What a command returns; events that come meanwhile are dropped."""
-        self._lines.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
-        self._lines.flush()
+        """What a command returns."""
+        self._socket.sendall(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         while line := self._lines.readline():
             answer = json.loads(line)
             if "error" in answer:
                 raise RuntimeError(f"{name}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
+            self.events.append(answer)
         raise EOFError(name)
 
     def words(self, address: int, count: int) -> list[int]:

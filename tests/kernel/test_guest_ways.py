@@ -118,6 +118,7 @@ def test_memory_fault_exits(binary: Path, vcpus: int) -> None:
         ["--pages", "-1"],
         ["--mode", "fast"],
         ["--mode", "exit", "--async"],
+        ["--mode", "exit", "--livelock"],
         ["--mode", "exit", "--hold-fault"],
         ["--mode", "none", "--prefill-percent", "1"],
         ["--fault", "minor", "--backing", "anon"],

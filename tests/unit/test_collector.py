@@ -5,19 +5,22 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from exitscope_probes import collector as collector_module
-from exitscope_probes.collector import Collector, Settings
+from exitscope_probes.collector import Collector
 from exitscope_probes.discovery import Discovery
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.ledger import LEDGER
+from exitscope_probes.migration import Follower
 from exitscope_probes.procfs import Proc
 from exitscope_probes.recording import Recording
 from exitscope_probes.records import SERIES
+from exitscope_probes.settings import Settings
 from exitscope_probes.socketfile import Listener
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, decode_body, decode_header
 from tests.unit.fakes import FakeProbes, fault_records
@@ -89,6 +92,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     (tmp_path / "proc").mkdir()
     proc = Proc(tmp_path / "proc")
     monkeypatch.setattr(collector_module, "Discovery", lambda: Discovery(proc))
+    monkeypatch.setattr(collector_module, "Follower", partial(Follower, proc=proc))
     run = Running(tmp_path)
     yield run
     if run.thread.is_alive():
@@ -200,6 +204,19 @@ def test_a_late_client_gets_a_snapshot(running: Running) -> None:
     assert [message.kind for message in (hello, vms, totals)] == [Kind.HELLO, Kind.VMS, Kind.TOTALS]
     assert vms.meta["vms"][0]["name"] == "vm-7"
     assert totals.meta["snapshot"] and totals.arrays["cells"].tolist() == [(2 * SERIES * BUCKETS + 100, 3)]
+
+
+def test_what_is_known_of_migrations_goes_to_every_client_and_into_the_recording(running: Running) -> None:
+    first = running.start()
+    said = first.until(Kind.MIGRATION)[-1].meta
+    assert (said["vm"], said["id"], said["follow"]) == (1, "100-777", "absent")
+    assert "Firecracker has no monitor" in said["reason"] and said["status"] is None
+    late = Client(running.path).until(Kind.MIGRATION)
+    assert [message.kind for message in late] == [Kind.HELLO, Kind.VMS, Kind.TOTALS, Kind.MIGRATION]
+    assert late[-1].meta == said
+    running.stop()
+    recorded = [message.meta for message in read_recording(running.recording) if message.kind is Kind.MIGRATION]
+    assert recorded == [said]
 
 
 def test_a_garbled_ring_is_counted_and_left_behind(running: Running) -> None:

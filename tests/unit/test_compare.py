@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from exitscope.compare import commandline, report, text, words
+from exitscope import words
+from exitscope.compare import commandline, report, text
 from exitscope.compare.comparison import compare
 from exitscope.errors import UserError
 from exitscope.recordings.file import RecordingFile
+from exitscope.recordings.meta import Load
 from exitscope_probes.records import MODE_EXIT, MODE_UFFD, VCPU_OTHER
 from tests.unit.recordings import VM, latency_ns, synthetic_meta, synthetic_records, write_recording
 
@@ -180,6 +182,31 @@ def test_what_is_told_and_is_fair(tmp_path: Path, uffd: RecordingFile, fields: d
     found = compare(uffd, recording(tmp_path, MODE_EXIT, 90_000, seed=2, **fields))
     assert found.verdict.outcome == "b_faster"
     assert len([one for one in found.differences if one.condition != "handler threads"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("load", "shown"),
+    [
+        ({"load_start": Load(average=3.21, vms=1)}, "load average 3.2"),
+        ({"load_start": Load(average=0.2), "load_stop": Load(vms=3)}, "2 other VMs"),
+        ({"load_start": Load(average=0.2, vms=1), "load_stop": Load(average=5.0, vms=1)}, None),
+        ({}, None),
+    ],
+)
+def test_a_busy_machine_is_a_warning(
+    tmp_path: Path, uffd: RecordingFile, load: dict[str, Any], shown: str | None
+) -> None:
+    found = compare(uffd, recording(tmp_path, seed=2, **load))
+    told = [one for one in found.differences if one.condition == "machine load"]
+    assert [one.b for one in told] == ([shown] if shown else [])
+    assert not any(one.unfair for one in found.differences)
+
+
+def test_memory_is_told_in_units_of_a_person(tmp_path: Path) -> None:
+    a = with_vm(tmp_path, seed=1, memory_bytes=1 << 30)
+    b = with_vm(tmp_path, seed=2, memory_bytes=(1 << 30) + (1 << 29))
+    told = next(one for one in compare(a, b).differences if one.condition == "guest memory")
+    assert (told.a, told.b) == ("1 GiB", "1.50 GiB")
 
 
 def test_the_mode_and_what_belongs_to_it_is_no_unfairness(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Who the VMs are, on a /proc made of files."""
 
 import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,14 @@ class FakeProc:
     def thread_status(self, tid: int, pid: int) -> None:
         (self.root / str(tid)).mkdir(exist_ok=True)
         (self.root / str(tid) / "status").write_text(f"Name:\tx\nTgid:\t{pid}\nPid:\t{tid}\n")
+
+    def cpu(self, tid: int, schedstat: str | None, ticks: tuple[int, int] = (0, 0)) -> None:
+        """CPU time of a thread: schedstat's text if the kernel has it, utime and stime."""
+        home = self.root / str(tid) / "task" / str(tid)
+        home.mkdir(parents=True, exist_ok=True)
+        if schedstat is not None:
+            (home / "schedstat").write_text(schedstat + "\n")
+        (home / "stat").write_text(f"{tid} (a) b) S {' '.join(['0'] * 10)} {ticks[0]} {ticks[1]} 0 0 20 0 1 0 777\n")
 
     def syscall(self, pid: int, tid: int, text: str) -> None:
         (self.root / str(pid) / "task" / str(tid)).mkdir(exist_ok=True)
@@ -218,7 +228,7 @@ def test_a_process_that_was_never_seen_alive_is_gone_and_no_error(proc: FakeProc
 
 def test_fds_that_may_not_be_listed_say_nothing(proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.process(100)
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
     assert state(Discovery(proc.proc), totals((0, 1, 100, 0, 101)), 0) == "running"
 
 
@@ -345,18 +355,41 @@ def test_a_postcopy_destination_with_its_threads(proc: FakeProc) -> None:
     rows = totals((0, 1, 100, 0, 101))
     (vm,) = discovery.describe(rows, 0)
     assert (vm["name"], vm["uuid"], vm["domain"]) == ("web", UUID, "web")
-    main = {"tid": 100, "name": "qemu-system-x86", "role": "main"}
+    main = {"tid": 100, "name": "qemu-system-x86", "role": "main", "cpu_ns": None}
     assert vm["threads"] == [main], "vCPUs are listed elsewhere"
     proc.process(100, threads={102: "fault-default", 104: "postcopy/listen"})
+    proc.cpu(102, "123456789 50 7")
+    proc.cpu(104, "0 0 0", (100, 3))
+    discovery.note_handlers(np.array([1, 1], np.uint32), np.array([102, 999], np.uint32))
     (vm,) = discovery.describe(rows, 3 * SECOND)
     assert vm["threads"] == [
         main,
-        {"tid": 102, "name": "fault-default", "role": "uffd reader"},
-        {"tid": 104, "name": "postcopy/listen", "role": "page copier"},
+        {"tid": 102, "name": "fault-default", "role": "uffd reader", "cpu_ns": 123_456_789},
+        {
+            "tid": 104,
+            "name": "postcopy/listen",
+            "role": "page copier",
+            "cpu_ns": 103 * SECOND // os.sysconf("SC_CLK_TCK"),
+        },
+    ]
+    assert vm["handlers"] == [
+        {"tid": 102, "name": "fault-default", "cpu_ns": 123_456_789},
+        {"tid": 999, "name": "", "cpu_ns": None},
     ]
     proc.process(100, threads={tid: f"vhost-{tid}" for tid in range(200, 200 + 2 * MAX_THREADS)})
     (vm,) = discovery.describe(rows, 6 * SECOND)
     assert len(vm["threads"]) == MAX_THREADS
+
+
+def test_cpu_time_of_a_real_thread_that_works_and_of_one_that_is_gone() -> None:
+    tid = threading.get_native_id()
+    before, spent = Proc().cpu_ns(tid), time.thread_time_ns()
+    while time.thread_time_ns() - spent < 100_000_000:
+        pass
+    after = Proc().cpu_ns(tid)
+    assert before is not None and after is not None
+    assert after - before >= 50_000_000, "of this thread, but for the last tick"
+    assert Proc().cpu_ns(2**22 + 1) is None
 
 
 class Seeded:

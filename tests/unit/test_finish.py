@@ -102,6 +102,8 @@ def test_totals_records_histograms_and_losses_of_a_spool(tmp_path: Path, feeder:
     assert (start.fills_demand, stop.fills_demand) == ({}, {"COPY": 4})
     assert meta.loss["ring_full"] == 2 and not meta.complete and "2 ring_full" in meta.note
     assert meta.records == 4
+    assert all(load.average is not None and load.average >= 0 for load in (meta.load_start, meta.load_stop))
+    assert (meta.load_start.vms, meta.load_stop.vms) == (1, 1)
     assert [(handler.tid, handler.fills) for handler in meta.vms[0].handlers] == [(77, 4)]
     assert meta.vms[0].memslots == [3]
     assert [hook["hook"] for hook in meta.hooks] == ["run", "fault"]

@@ -16,7 +16,7 @@ MS = 1_000_000
 KEYS = {
     "type", "sequence", "time_ns", "wall_ms", "window_ns", "window_filled_ns", "source", "sampling", "vms",
     "vm", "modes", "other", "stages", "vcpus", "exits", "hardware", "hardware_state", "fills",
-    "queue", "slowest", "loss", "missing_hooks",
+    "queue", "slowest", "loss", "missing_hooks", "alarms", "threads", "memslots", "migrations",
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_a_slow_fault_is_shown_with_the_stages_of_its_mode() -> None:
         "stages_ns": {"raise": 0, "serve": 7 * MS, "fill": 0, "reenter": 0}, "gpa": "0x5000",
         "hva": "0x7f0000001000", "resolver": "COPY", "handler_tid": 77, "tid": 88,
         "access": None, "memslot": None, "presence": None, "inferred": ["gpa", "hva"],
-        "error": None, "exit_flags": [], "exit_bytes": None,
+        "error": None, "exit_flags": [], "exit_bytes": None, "handler": None,
     }  # fmt: skip
 
 

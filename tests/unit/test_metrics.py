@@ -1,25 +1,27 @@
 """The Prometheus text: parsed by the client library, and compared with what was fed."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exitscope import __version__
 from exitscope.aggregate import Aggregate
+from exitscope.alarms.alarms import OF_A_VM, OF_ALL, Alarms
 from exitscope.hub import Hub
 from exitscope.metrics import exposition
 from exitscope.source import Status
-from exitscope_probes.records import VCPU_OTHER
-from exitscope_probes.wire import Message
+from exitscope_probes.records import MODES, STAGE_SERIES, VCPU_OTHER
+from exitscope_probes.wire import Kind, Message
 
+from .alarm_scene import MS, Scene, thread
 from .frames import Feeder, S
 
-MS = 1_000_000
 
-
-def samples(aggregate: Aggregate) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(aggregate: Aggregate, alarms: Alarms | None = None) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     status = Status("live", connected=True, data_ns=1)
-    text, content_type = exposition(aggregate, status, Hub(aggregate, status))
+    text, content_type = exposition(aggregate, status, Hub(aggregate, status), alarms or Alarms())
     assert content_type.startswith("text/plain")
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -91,8 +93,95 @@ def test_a_bucket_beyond_32_bits_is_exact(feeder: Feeder) -> None:
 
 def test_no_address_of_a_guest_is_in_the_metrics(feeder: Feeder) -> None:
     aggregate = fed([*feeder.welcome(), feeder.records(feeder.vms[1], [S], gpa=0x1234_5000)])
-    text, _ = exposition(aggregate, Status("live"), Hub(aggregate, Status("live")))
+    text, _ = exposition(aggregate, Status("live"), Hub(aggregate, Status("live")), Alarms())
     assert b"12345000" not in text
     assert b"7f0000001000" not in text
     assert b"hva" not in text
     assert b'source_up{kind="live"} 0.0' in text
+
+
+def busy() -> Scene:
+    """Three vCPUs wait, one of them for 6 s; QEMU's threads are there, and a migration goes on."""
+    scene = Scene()
+    vm = scene.feeder.add_vm(1, 4, id="one")
+    scene.feeder.add_vm(2, 1, id="two")
+    vm.pending, vm.total = 2, 3
+    scene.threads[1] = [thread(700, "uffd reader", "fault-default"), thread(4001, "main")]
+    scene.start()
+    serve = len(MODES) + STAGE_SERIES.index(("uffd", "serve"))
+    scene.feeder.fault(vm, 3, 2 * MS, 5, serve)
+    for vcpu in range(3):
+        scene.wait(vm, vcpu)
+    for _ in range(6):
+        scene.threads[1][0] |= {"cpu_ns": scene.threads[1][0]["cpu_ns"] + 250 * MS}
+        scene.go(1)
+    return scene
+
+
+def test_what_is_now() -> None:
+    scene = busy()
+    found = samples(scene.aggregate, scene.alarms)
+    one, two = ("vm", "one"), ("vm", "two")
+    assert [found["exitscope_vcpus", (vm,)] for vm in (one, two)] == [4, 1]
+    assert [found["exitscope_stalled_vcpus", (vm,)] for vm in (one, two)] == [3, 0]
+    assert [found["exitscope_oldest_fault_seconds", (vm,)] for vm in (one, two)] == [6, 0]
+    assert found["exitscope_uffd_queue", (("state", "unread"), one)] == 2
+    assert found["exitscope_uffd_queue", (("state", "read"), one)] == 1
+    assert found["exitscope_handler_busy_ratio", (one,)] == pytest.approx(0.25, abs=0.01)
+    assert ("exitscope_handler_busy_ratio", (two,)) not in found, "it is not known"
+    stage = (("family", "uffd"), ("stage", "serve"), one)
+    assert found["exitscope_fault_stage_seconds_count", stage] == 5
+    assert found["exitscope_fault_stage_seconds_sum", stage] == pytest.approx(0.01)
+    assert found["exitscope_info", (("host", "testhost"), ("kernel", "6.0-test"), ("version", __version__))] == 1
+    info = (("domain", ""), ("name", "fake"), ("uuid", ""), one, ("vmm", "test"))
+    assert found["exitscope_vm_info", info] == 1
+
+
+def test_alarms_are_0_or_1_for_every_vm() -> None:
+    scene = busy()
+    found = samples(scene.aggregate, scene.alarms)
+    active = {labels for (name, labels), value in found.items() if name == "exitscope_alarm" and value}
+    assert active == {(("alarm", kind), ("vm", "one")) for kind in ("oldest_fault", "vcpu_stalled", "handler_stuck")}
+    assert sum(name == "exitscope_alarm" for name, _ in found) == 2 * len(OF_A_VM) + len(OF_ALL)
+    assert found["exitscope_alarm", (("alarm", "records_lost"), ("vm", ""))] == 0
+    assert found["exitscope_alarms_raised_total", (("alarm", "vcpu_stalled"), ("vm", "one"))] == 1
+
+
+def test_migrations() -> None:
+    scene = busy()
+    found = samples(scene.aggregate, scene.alarms)
+    assert found["exitscope_migration_active", (("kind", "postcopy"), ("vm", "one"))] == 1
+    assert found["exitscope_migration_active", (("kind", "page-in"), ("vm", "one"))] == 0
+    assert found["exitscope_migrations", (("kind", "postcopy"), ("state", "active"))] == 1
+    meta = {"vm": 1, "id": "one", "follow": "followed", "at_ns": scene.feeder.time_ns, "status": "postcopy-active"}
+    meta |= {"role": "destination", "remaining_bytes": 4 << 20}
+    scene.aggregate.handle(Message(Kind.MIGRATION, scene.feeder.time_ns, meta))
+    found = samples(scene.aggregate, scene.alarms)
+    assert found["exitscope_migration_remaining_bytes", (("vm", "one"),)] == 4 << 20
+
+
+def test_names_and_labels_follow_the_conventions_of_prometheus() -> None:
+    scene = busy()
+    status = Status("live", connected=True, data_ns=1)
+    text, _ = exposition(scene.aggregate, status, Hub(scene.aggregate, status), scene.alarms)
+    for family in text_string_to_metric_families(text.decode()):
+        assert family.name.startswith("exitscope")
+        assert family.documentation
+        assert not re.search(r"_(ns|ms|us|percent|kb|mb)(_|$)", family.name), "seconds, bytes and ratios only"
+        endings = {sample.name.endswith("_total") for sample in family.samples}
+        assert endings <= {family.type == "counter"}
+        for sample in family.samples:
+            assert not {"gpa", "hva", "address", "tid", "pid"} & sample.labels.keys()
+
+
+def test_the_number_of_series_is_bounded_by_vms_and_vcpus() -> None:
+    def lines(vms: int, vcpus: int) -> int:
+        scene = Scene()
+        for number in range(1, vms + 1):
+            scene.feeder.add_vm(number, vcpus, id=f"vm-{number}")
+        scene.start()
+        return len(samples(scene.aggregate, scene.alarms))
+
+    none, few, more, wide = lines(0, 0), lines(10, 2), lines(20, 2), lines(10, 12)
+    assert more - few == few - none, "linear in VMs"
+    assert wide - few == 10 * 10, "one series per vCPU: its stall"

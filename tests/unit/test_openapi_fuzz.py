@@ -28,12 +28,13 @@ from exitscope.app import create_app
 from exitscope.recordings.library import Library, Limits
 
 from .frames import Feeder
+from .migration_recordings import destination
 from .recordings import VM, synthetic_records, write_recording
 from .test_hub import FeederSource
 
 IDS = ("20260101-000000-aaaa", "20260101-000001-bbbb")
 EXAMPLES = 40
-KNOWN = {"id": IDS[0], "a": IDS[0], "b": IDS[1], "vm": VM}
+KNOWN = {"id": IDS[0], "a": IDS[0], "b": IDS[1], "vm": VM, "number": 0}
 """What random text would never hit: with it, requests get past the first check."""
 
 CHECKS = [
@@ -56,7 +57,8 @@ class Served:
     def __init__(self, app: FastAPI, directory: Path) -> None:
         self.kept = {directory / f"{id}.parquet": b"" for id in IDS}
         for number, path in enumerate(self.kept):
-            write_recording(path, synthetic_records(300, seed=number), id=path.stem)
+            records = synthetic_records(300, seed=number)
+            write_recording(path, records, id=path.stem, migrations=[destination(records)])
             self.kept[path] = path.read_bytes()
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()))

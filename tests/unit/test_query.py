@@ -18,8 +18,9 @@ from exitscope.query.scan import Part, Scan, bucket_sql
 from exitscope.query.summary import summary
 from exitscope.query.text import terminal
 from exitscope.query.ticks import MAX_TICKS, tick_width_ns
-from exitscope.recordings.counters import EXITS, CounterLog, Owner
+from exitscope.recordings.counters import EXITS, HARDWARE_COUNTS, HARDWARE_SUMS_NS, CounterLog, Owner
 from exitscope.recordings.file import RecordingFile, RecordingWriter
+from exitscope_probes.exit_reasons import ISA_SVM, name_of
 from exitscope_probes.histogram import BUCKETS, bucket_of
 from exitscope_probes.records import (
     EXIT_NAMES,
@@ -40,6 +41,8 @@ from exitscope_probes.records import (
 from .recordings import START_NS, VM, latency_ns, synthetic_meta, synthetic_records, write_recording
 
 S = 1_000_000_000
+HLT = 0x78
+HARDWARE = np.array((HARDWARE_COUNTS.start + HLT, HARDWARE_SUMS_NS.start + HLT))
 WIDTH = 0.032
 """How far a percentile may be off: half a bucket."""
 
@@ -169,6 +172,8 @@ def test_exits_of_a_part_come_from_the_counters_of_its_seconds(tmp_path: Path, e
         grown = np.zeros(EXITS.stop - EXITS.start, np.int64)
         grown[EXIT_NAMES.index("KVM_EXIT_HLT")] = second + 1
         log.add(START_NS + second * S + S // 2, 0, EXITS, grown)
+        log.isa = ISA_SVM
+        log.add(START_NS + second * S + S // 2, 0, HARDWARE, np.array([1, 1000 * second]))
     with RecordingWriter(tmp_path / "r.parquet") as writer:
         writer.write(records, {1: VM})
         writer.close(synthetic_meta(records), counters=log.pack([Owner(VM, 0, 9000)]))
@@ -176,6 +181,30 @@ def test_exits_of_a_part_come_from_the_counters_of_its_seconds(tmp_path: Path, e
     found = summary(engine, recording, from_ns=START_NS + 2 * S, to_ns=START_NS + 4 * S)
     assert found["exits"] == {"KVM_EXIT_HLT": 3 + 4}
     assert found["vcpus"][0]["exits"] == {"KVM_EXIT_HLT": 7}
+    name = name_of(ISA_SVM, HLT)
+    assert found["hardware"] == {name: {"count": 2, "sum_ns": 5000, "max_ns": None}}
+    assert found["vcpus"][0]["hardware_exits"] == {name: 2}
+    assert name in terminal(found)
+
+
+def test_what_a_recording_does_not_hold_is_not_known(tmp_path: Path, engine: Engine) -> None:
+    records = synthetic_records(100)
+    found = summary(engine, without_totals(tmp_path / "r.parquet", records), from_ns=START_NS + S)
+    RecordingSummary.model_validate(found)
+    assert (found["exits"], found["fills"], found["hardware"]) == (None, None, None)
+    assert "not known" in terminal(found)
+
+
+def test_hardware_exits_of_the_whole_come_from_the_totals(tmp_path: Path, engine: Engine) -> None:
+    records = synthetic_records(100)
+    meta = synthetic_meta(records)
+    for vcpu in meta.totals.stop.vms[VM].vcpus:
+        vcpu.hardware = {"HLT": [3, 4000]}
+    meta.hooks.append({"hook": "hardware_exits", "status": "attached"})
+    found = summary(engine, write_recording(tmp_path / "r.parquet", records, meta))
+    RecordingSummary.model_validate(found)
+    assert found["hardware"] == {"HLT": {"count": 12, "sum_ns": 16000, "max_ns": None}}
+    assert found["hardware_state"] == "counted"
 
 
 def brute_stall(records: npt.NDArray[Any], part: Part) -> dict[int, npt.NDArray[np.int64]]:
@@ -205,7 +234,7 @@ def test_stall_over_time_is_clipped_exactly(
     records["serve_ns"] = [whole for _, whole in faults]
     part = Part(START_NS + first, START_NS + first + length, tick_width_ns(length))
     with Engine(directory) as engine:
-        found = Scan(engine, without_totals(directory / "r.parquet", records)).stall(part)
+        found = Scan(engine, without_totals(directory / "r.parquet", records)).stalls(part)
     for vcpu, expected in brute_stall(records, part).items():
         assert np.array_equal(found.get((VM, vcpu), np.zeros(part.ticks, np.int64)), expected)
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from exitscope.cli import main
 from exitscope.settings import COLLECTOR, SERVER, SETTINGS, as_arguments, default_recordings, nanoseconds
-from exitscope_probes.collector import Settings
+from exitscope_probes.settings import Settings
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -34,6 +34,14 @@ def test_a_child_process_gets_the_settings_that_were_given() -> None:
     given = {"host": "127.0.0.1", "port": 1, "allow_host": ("a", "b"), "user": None}
     assert as_arguments(given, SERVER) == [
         "--host", "127.0.0.1", "--port", "1", "--allow-host", "a", "--allow-host", "b"]  # fmt: skip
+
+
+def test_a_child_process_gets_monitors_and_switches() -> None:
+    assert as_arguments({"qmp": ("/a", "/b c"), "no_qmp": True}, COLLECTOR) == [
+        "--qmp", "/a", "--qmp", "/b c", "--no-qmp"]  # fmt: skip
+    assert as_arguments({"qmp": (), "no_qmp": False}, COLLECTOR) == []
+    options = CliRunner().invoke(main, ["collect", "--help"]).output
+    assert "--qmp" in options and "--no-qmp" in options
 
 
 def test_the_environment_sets_what_a_flag_sets(monkeypatch: pytest.MonkeyPatch) -> None:

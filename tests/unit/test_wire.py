@@ -138,6 +138,17 @@ def test_a_frame_of_version_1_has_no_hardware_exits() -> None:
     assert len(message.arrays["cells"]) == 1
 
 
+def test_a_migration_has_no_arrays_and_version_2_is_still_read() -> None:
+    meta = {"vm": 1, "id": "a", "follow": "followed", "reason": None, "vcpu_blocktime_ns": [1, None]}
+    data = bytearray(encode(Message(Kind.MIGRATION, 7, meta)))
+    again = decode(bytes(data))
+    assert (again.kind, again.time_ns, again.meta, again.arrays) == (Kind.MIGRATION, 7, meta, {})
+    old = bytearray(frame())
+    assert struct.unpack_from("<H", old, 4) == (3,)
+    struct.pack_into("<H", old, 4, 2)
+    assert decode(bytes(old)).meta == decode(frame()).meta
+
+
 def test_the_bundled_recording_is_still_read() -> None:
     with open_recording(str(Path(exitscope.__file__).parent / "data/demo.frames.gz")) as file:
         kinds = [message.kind for message in read_recording(file)]

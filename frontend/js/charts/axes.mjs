@@ -1,6 +1,8 @@
 // @ts-check
 /** What all charts share: the bare layout, the time axis with the window shaded, and ranges that don't jump. */
-import { axisMs } from '../format.mjs';
+import { axisMs, plain } from '../format.mjs';
+import { bandsOf, phaseColour } from '../phases.mjs';
+import { faded } from '../theme.mjs';
 
 /**
  * What a chart draws from.
@@ -9,12 +11,13 @@ import { axisMs } from '../format.mjs';
  * @property {import('../series.mjs').Series} series
  * @property {number} windowNs @property {number} spanNs @property {number} clockMs
  * @property {string} revision  changes when a zoom makes no sense any more
+ * @property {import('../samples.mjs').Samples} [known]  what QEMU said of each migration over time
  *
  * What a chart answers: Plotly's traces and layout, the same in a sentence, a note in place of an
  * empty picture, and the modes that its legend names.
  * @typedef {{traces: object[], layout: Record<string, any>, summary: string, note?: string, legend?: string[]}} Figure
  * @typedef {import('../theme.mjs').Palette} Palette
- * @typedef {(view: View, palette: Palette, widthPx: number) => Figure} Draw
+ * @typedef {(view: View, palette: Palette, widthPx: number, heightPx?: number) => Figure} Draw
  */
 
 /** @param {Palette} palette @returns {Record<string, any>} */
@@ -67,6 +70,54 @@ export function windowShape(view, palette, xref = 'x') {
     type: 'rect', layer: 'below', xref, yref: `${xref === 'x' ? 'x' : xref} domain`.replace('x', 'y'),
     x0: end - view.windowNs / 1e6, x1: end, y0: 0, y1: 1, line: { width: 0 }, fillcolor: palette.window,
   };
+}
+
+/** Width of a phase's label, px, below which it is left out. */
+const LABEL_PX = 10;
+
+/**
+ * The phases of the migrations in sight, on the clock of a chart: a shade, a line where each begins, its name above.
+ * @param {View} view @param {Palette} palette @param {number} widthPx of the time axis
+ * @param {{xref?: string, inside?: boolean, over?: boolean}} [how] `inside`: names within the chart; `over`: the chart hides what is below it
+ * @returns {{shapes: object[], annotations: object[], roomPx: number}} roomPx: what the names need above the chart
+ */
+export function phaseMarks(view, palette, widthPx, { xref = 'x', inside = false, over = false } = {}) {
+  const beginNs = view.series.endNs - view.spanNs;
+  const bands = bandsOf(view.frame, beginNs, view.series.endNs);
+  const yref = `${xref} domain`.replace('x', 'y');
+  const at = (/** @type {number} */ ns) => axisMs(ns / 1e6 + view.clockMs);
+  const shapes = bands.flatMap((band) => {
+    const colour = palette.phases[phaseColour(band.name)];
+    const shade = { type: 'rect', layer: 'below', xref, yref, x0: at(band.fromNs), x1: at(band.toNs), y0: 0, y1: 1, line: { width: 0 }, fillcolor: faded(colour, 0.13) };
+    const edge = (/** @type {number} */ ns) => ({ type: 'line', layer: over ? 'above' : 'below', xref, yref, x0: at(ns), x1: at(ns), y0: 0, y1: 1, line: { color: colour, width: over ? 1.5 : 1 } });
+    const bar = { ...shade, layer: 'above', ysizemode: 'pixel', yanchor: 1, y0: 0, y1: 3, fillcolor: colour };
+    return [over ? bar : shade, ...(band.fromNs > beginNs ? [edge(band.fromNs)] : []), ...(band.open || band.toNs >= view.series.endNs ? [] : [edge(band.toNs)])];
+  });
+  const left = (/** @type {number} */ ns) => ((ns - beginNs) / view.spanNs) * widthPx;
+  /** @type {[number, number][]} */
+  const taken = [];
+  const annotations = [...bands].sort((one, other) => other.toNs - other.fromNs - (one.toNs - one.fromNs)).flatMap((band) => {
+    const roomPx = band.label.length * CHARACTER_PX + LABEL_PX;
+    // The longest phase has its name first; at the right edge it ends there; one that would run into another's has none.
+    const late = left(band.fromNs) + roomPx > widthPx;
+    const from = late ? widthPx - roomPx : left(band.fromNs);
+    if (taken.some(([low, high]) => from < high && from + roomPx > low)) return [];
+    taken.push([from, from + roomPx]);
+    return [{
+      text: plain(band.label), showarrow: false, xref, x: at(late ? view.series.endNs : band.fromNs), xanchor: late ? 'right' : 'left', xshift: late ? 0 : 1, yref, y: 1, yanchor: inside ? 'top' : 'bottom', borderpad: 1, yshift: over ? 2 : 0,
+      font: { size: 11, color: palette.phaseTexts[phaseColour(band.name)] }, ...(inside ? { bgcolor: faded(palette.card, 0.8) } : {}),
+    }];
+  });
+  return { shapes, annotations, roomPx: annotations.length && !inside ? 12 : 0 };
+}
+
+/**
+ * Room beside the charts over time that stand above each other: they share one clock, so their axes must, too.
+ * @param {View} view
+ */
+export function columnMargin(view) {
+  const several = view.frame.vm === 'all' && new Set((view.frame.vcpus ?? []).map((/** @type {any} */ row) => row.vm)).size > 1;
+  return { l: several ? 122 : 56, r: 80, t: 6, b: 26 };
 }
 
 /** Widest character of a label on a bar, px: better no label than one that overflows. */

@@ -34,7 +34,7 @@ export function fillsChart() {
         yaxis: { ticklabeloverflow: 'allow', type: 'category', categoryorder: 'array', categoryarray: [...rows].reverse(), range: [-0.5, 1.5], fixedrange: true, ticklabelstandoff: 6, showgrid: false, tickfont: { color: palette.text, size: 12 } },
         annotations: rows.map((row, index) => ({ text: compact(totals[index]), x: Math.min(totals[index], high), y: row, xanchor: 'left', showarrow: false, xshift: 6, font: { color: palette.text, size: 12 } })),
       },
-      note: resolvers.length ? undefined : 'No page filled in this window',
+      note: resolvers.length ? undefined : view.frame.fills === null ? 'Pages filled in this part are not known: the recording holds only those of the whole' : 'No page filled in this window',
       summary: `Pages filled over the window: ${rows.map((row, index) => `${row} ${count(totals[index])}`).join(', ')}.`,
     };
   };

@@ -61,7 +61,7 @@ function trace(bars, palette, axis, timed) {
     type: 'bar', orientation: 'h', xaxis: `x${axis}`, yaxis: `y${axis}`, y: bars.map((_, row) => row), x: bars.map(([, one]) => one.count), width: 0.66,
     text: bars.map(([, one]) => (timed ? `${compact(one.count)} · ${mean(one)}` : compact(one.count))), textposition: 'outside', cliponaxis: false,
     textfont: { color: palette.text, size: 11.5 },
-    customdata: bars.map(([reason, one]) => `${plain(reason)}: ${count(one.count)}${timed ? `<br>mean ${mean(one)}, longest so far ${duration(one.max_ns)}` : ''}`),
+    customdata: bars.map(([reason, one]) => `${plain(reason)}: ${count(one.count)}${timed ? `<br>mean ${mean(one)}${one.max_ns ? `, longest so far ${duration(one.max_ns)}` : ''}` : ''}`),
     hovertemplate: '%{customdata}<extra></extra>',
     marker: { color: bars.map(([reason]) => (timed ? palette.resolvers.COPY : colour(palette, reason))) },
   };
@@ -87,10 +87,11 @@ export function exitsChart() {
   /** @param {import('./axes.mjs').View} view @param {number} which @param {[string, Exits][]} bars */
   const reach = (view, which, bars) => calm[which].fit(view.revision, 0, scale(Math.max(bars[0]?.[1].count ?? 0, 4), compact).high)[1];
   return (view, palette) => {
-    const { exits = {}, hardware = {}, hardware_state: state } = view.frame;
+    const { exits: known, hardware, hardware_state: state } = view.frame;
+    const exits = known ?? {};
     const both = state === 'counted';
     const user = ranked(untimed(exits), both ? MOST_USERSPACE : MOST_ALONE);
-    const hard = ranked(hardware, MOST_HARDWARE);
+    const hard = ranked(hardware ?? {}, MOST_HARDWARE);
     const high = reach(view, 0, user);
     const layout = { ...layoutOf(palette), hovermode: 'closest', dragmode: false };
     const absent = HARDWARE_ABSENT[state];
@@ -103,7 +104,7 @@ export function exitsChart() {
     if (!both) {
       return {
         traces: [trace(user, palette, '', false)], layout: alone,
-        note: user.length ? undefined : 'No exits to userspace in this window', summary: `${spoken('Exits to userspace over the window', user)} ${absent ?? ''}`.trim(),
+        note: user.length ? undefined : known === null ? 'Exits of this part are not known: the recording holds only those of the whole' : 'No exits to userspace in this window', summary: `${spoken('Exits to userspace over the window', user)} ${absent ?? ''}`.trim(),
       };
     }
     const rows = 2 * HEADING + MOST_USERSPACE + MOST_HARDWARE;

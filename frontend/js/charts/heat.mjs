@@ -1,7 +1,7 @@
 // @ts-check
 /** Time × vCPU: the p99 latency of every second, on a logarithmic colour scale. */
 import { decades, duration, plain } from '../format.mjs';
-import { Calm, layoutOf, timeAxis, times } from './axes.mjs';
+import { Calm, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
 export const TILED_ROWS = 16;
@@ -10,7 +10,9 @@ const MOST_LABELS = 16;
 /** @returns {import('./axes.mjs').Draw} */
 export function heatChart() {
   const calm = new Calm(20);
-  return (view, palette) => {
+  return (view, palette, widthPx) => {
+    const margin = columnMargin(view);
+    const marks = phaseMarks(view, palette, widthPx - margin.l - margin.r, { over: true });
     const rows = view.series.heat;
     const found = spread(rows);
     const [lowNs, highNs] = found ?? [1e4, 1e7];
@@ -31,7 +33,7 @@ export function heatChart() {
         },
       }],
       layout: {
-        ...layoutOf(palette), hovermode: 'closest', margin: { l: several ? 122 : 44, r: 74, t: 6, b: 26 },
+        ...layoutOf(palette), hovermode: 'closest', margin: { ...margin, t: margin.t + marks.roomPx }, shapes: marks.shapes, annotations: marks.annotations,
         xaxis: timeAxis(view, palette, { nticks: 9 }),
         yaxis: { ticklabeloverflow: 'allow', range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
       },

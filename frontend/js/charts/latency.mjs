@@ -2,7 +2,7 @@
 /** Whole latency over time: one small panel per mode on one logarithmic scale; p50 to p99 as a band, max above it. */
 import { decades, duration } from '../format.mjs';
 import { faded } from '../theme.mjs';
-import { Calm, extent, layoutOf, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
+import { Calm, extent, layoutOf, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
 const LINES = [
   { name: 'max', width: 1.25, dash: '1px,2px', alpha: 0.9 },
@@ -15,7 +15,7 @@ const GAP = 0.03;
 /** @returns {import('./axes.mjs').Draw} */
 export function latencyChart() {
   const calm = new Calm();
-  return (view, palette) => {
+  return (view, palette, widthPx) => {
     const modes = view.series.modes;
     // uffd and exit always have their place, so that the two can be compared and nothing moves when one falls silent.
     const panels = [...new Set(['uffd', 'exit', ...Object.keys(modes)])];
@@ -33,8 +33,9 @@ export function latencyChart() {
       const domain = [index / panels.length + (index ? GAP / 2 : 0), (index + 1) / panels.length - (index + 1 < panels.length ? GAP / 2 : 0)];
       layout[`xaxis${suffix}`] = timeAxis(view, palette, { domain, nticks: panels.length > 2 ? 4 : 5, matches: index ? 'x' : undefined });
       if (index) layout[`yaxis${suffix}`] = { ...layout.yaxis, matches: 'y', showticklabels: false, anchor: `x${suffix}` };
-      layout.shapes.push(windowShape(view, palette, `x${suffix}`));
-      layout.annotations.push({
+      const marks = phaseMarks(view, palette, (widthPx - layout.margin.l - layout.margin.r) / panels.length, { xref: `x${suffix}`, inside: true });
+      layout.shapes.push(windowShape(view, palette, `x${suffix}`), ...marks.shapes);
+      layout.annotations.push(...marks.annotations, {
         text: `<b>${mode}</b>${modes[mode] ? '' : '  no faults'}`, showarrow: false, xref: `x${suffix} domain`, yref: 'paper', x: 0, y: 1, xanchor: 'left', yanchor: 'bottom',
         font: { size: 12, color: modes[mode] ? palette.modes[mode] : palette.muted },
       });

@@ -1,12 +1,14 @@
 // @ts-check
 /** Faults per second over time, one line per mode. */
 import { compact, rate, scale } from '../format.mjs';
-import { Calm, extent, layoutOf, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
+import { Calm, extent, layoutOf, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
 /** @returns {import('./axes.mjs').Draw} */
 export function rateChart() {
   const calm = new Calm();
-  return (view, palette) => {
+  return (view, palette, widthPx) => {
+    const base = layoutOf(palette);
+    const marks = phaseMarks(view, palette, widthPx - base.margin.l - base.margin.r);
     const modes = Object.entries(view.series.modes);
     const x = times(view);
     const ticks = scale((extent(modes.map(([, series]) => series.rate)) ?? [0, 1])[1], compact);
@@ -18,10 +20,10 @@ export function rateChart() {
     return {
       traces,
       layout: {
-        ...layoutOf(palette),
+        ...base, margin: { ...base.margin, t: base.margin.t + marks.roomPx },
         xaxis: timeAxis(view, palette),
         yaxis: valueAxis(palette, scale(high, compact), { range: [0, high * 1.03] }),
-        shapes: [windowShape(view, palette)],
+        shapes: [windowShape(view, palette), ...marks.shapes], annotations: marks.annotations,
       },
       legend: modes.map(([mode]) => mode),
       note: traces.length ? undefined : 'No fault in this time',

@@ -1,7 +1,7 @@
 // @ts-check
 /** Time × vCPU: the share of every column of time that a vCPU stood still in faults. */
 import { plain, share } from '../format.mjs';
-import { layoutOf, timeAxis, times } from './axes.mjs';
+import { columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 import { rowTicks, TILED_ROWS, vcpusOf } from './heat.mjs';
 
 /** Ends that the scale may have: a VM that hardly stalls still shows which vCPU does. */
@@ -16,7 +16,9 @@ function end(rows) {
 
 /** @returns {import('./axes.mjs').Draw} */
 export function stallChart() {
-  return (view, palette) => {
+  return (view, palette, widthPx) => {
+    const margin = columnMargin(view);
+    const marks = phaseMarks(view, palette, widthPx - margin.l - margin.r, { over: true });
     const rows = view.series.stall;
     const vcpus = vcpusOf(view);
     const several = view.frame.vm === 'all' && vcpus.some((row) => row.vm !== vcpus[0].vm);
@@ -36,7 +38,7 @@ export function stallChart() {
         },
       }],
       layout: {
-        ...layoutOf(palette), hovermode: 'closest', margin: { l: several ? 122 : 44, r: 74, t: 6, b: 26 },
+        ...layoutOf(palette), hovermode: 'closest', margin: { ...margin, t: margin.t + marks.roomPx }, shapes: marks.shapes, annotations: marks.annotations,
         xaxis: timeAxis(view, palette, { nticks: 9 }),
         yaxis: { ticklabeloverflow: 'allow', range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
       },

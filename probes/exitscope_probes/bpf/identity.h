@@ -4,6 +4,13 @@
 /* A new VM may sit where an ended one sat: whatever is remembered of that address is stale. */
 static __always_inline void forget_vm(u64 kvm) { bpf_map_delete_elem(MAP(vm_slots), &kvm); }
 
+/* Whose memory is behind a userfaultfd may have changed. */
+static __always_inline void note_new_memory(void) {
+    struct settings *known = the_settings();
+    if (known)
+        __sync_fetch_and_add(&known->memories, 1);
+}
+
 /* Slot of the VM's totals, NO_SLOT if there is no room. */
 static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     u32 *known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
@@ -33,6 +40,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     }
     if (bpf_map_update_elem(MAP(vm_slots_by_mm), &mm, &slot, BPF_ANY))
         lose(LOSS_MAP_FULL);
+    note_new_memory();
     return slot;
 }
 

@@ -10,6 +10,7 @@
 #define UFFD_EVENT_PAGEFAULT 0x12 /* likewise */
 #define UFFD_MSG_BATCH 16         /* messages looked at in one read(); the rest are counted unreadable */
 #define UFFDIO_TYPE 0xAA          /* likewise */
+#define UFFDIO_API_NUMBER 0x3f    /* likewise: what a new userfaultfd is asked first */
 
 #define MADV_POPULATE_READ 22  /* include/uapi/asm-generic/mman-common.h */
 #define MADV_POPULATE_WRITE 23 /* likewise */

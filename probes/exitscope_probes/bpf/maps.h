@@ -90,6 +90,10 @@ struct thread {
     s16 exit_errno;
     u16 exit_reason;
     u32 kicked; /* KVM_RUN returned in the middle of a fault that had slept, and the fault has not begun anew */
+
+    u64 filled_file;     /* struct file of the userfaultfd that it filled last */
+    u32 filled_memories; /* settings.memories then */
+    u32 filled_slot;     /* of the VM behind it, NO_SLOT: none */
 } __attribute__((aligned(64)));
 
 struct page_key {
@@ -153,6 +157,7 @@ struct losses {
 struct settings {
     u64 uffd_fops; /* struct file_operations of a userfaultfd, learned from the first one seen */
     u64 pendings;  /* entries put into that map, less those taken out by the probes */
+    u64 memories;  /* grows when a userfaultfd or a VM is new: what threads remember of them is to be looked up again */
 };
 
 /* maps.py makes the maps and says their descriptors and sizes with -D; the sizes must be those of the structs here. */

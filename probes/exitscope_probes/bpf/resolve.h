@@ -55,6 +55,24 @@ static __always_inline u64 memory_behind(u64 file, u32 fd) {
 
 static __always_inline u64 memory_of(struct fill *fill) { return memory_behind(fill->file, fill->fd); }
 
+/* Totals of the VM whose memory a thread fills, 0 if it is no VM's. To look that up is half the price of a fill, and
+ * threads fill page after page of one memory: it is remembered while no userfaultfd and no VM is new. */
+static __always_inline struct vm_totals *vm_filled_by(struct thread *thread) {
+    struct settings *known = the_settings();
+    u64 file = thread->fill.file ? thread->fill.file : file_of(thread->fill.fd);
+    if (!known)
+        return 0;
+    if (thread->filled_file != file || thread->filled_memories != (u32)known->memories) {
+        u32 slot = NO_SLOT;
+        thread->filled_memories = known->memories;
+        vm_of_memory(uffd_memory(file), &slot);
+        thread->filled_slot = slot;
+        thread->filled_file = file;
+    }
+    struct vm_totals *vm = vm_totals_of(thread->filled_slot);
+    return vm && vm->vm ? vm : 0;
+}
+
 static __always_inline void begin_fill(struct thread *thread, u32 resolver, u64 file, u32 fd, u64 argument, u64 bytes) {
     thread->fill.argument = argument;
     thread->fill.bytes = bytes;
@@ -71,6 +89,8 @@ static __always_inline void begin_fill(struct thread *thread, u32 resolver, u64 
  * for a VM's memory is anything remembered; a thread that has filled some before is believed until the call returns. */
 static __always_inline void enter_uffd_ioctl(u64 file, u32 fd, u32 command, u64 argument) {
     u32 resolver = resolver_of(command);
+    if ((command & 0xff) == UFFDIO_API_NUMBER)
+        note_new_memory();
     if (resolver == RESOLVER_OTHER)
         return;
     struct thread *thread = thread_of(current_tid());
@@ -232,11 +252,10 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
     if (thread->exit_ns && !pending) {
         vm = vm_totals_of(thread->wait.vm_slot);
     } else {
-        u32 vm_slot = 0;
-        target.key.mm = memory_of(fill);
-        vm = target.key.mm ? vm_of_memory(target.key.mm, &vm_slot) : 0;
+        vm = vm_filled_by(thread);
+        target.key.mm = vm ? vm->mm : 0;
         if (vm && result >= 0) {
-            demand = settle_pending(thread, &target.key, now);
+            demand = pending && settle_pending(thread, &target.key, now);
             if (!demand && !fill->woken)
                 serve_waiting(thread, &target);
         }

@@ -75,7 +75,9 @@ static const char help[] =
     "test aids, with --mode uffd:\n"
     "  --hold-fault              read faults, never resolve them\n"
     "  --close-uffd-after-ms N   close the uffd under waiting vCPUs\n"
-    "  --kill-handlers-after N   handler threads end after N fills in all\n";
+    "  --kill-handlers-after N   handler threads end after N fills in all\n"
+    "test aid, with --mode exit --async:\n"
+    "  --livelock                let the vCPU fault for ever\n";
 
 enum kind { FLAG, COUNT, MICROSECONDS, CHOICE, TEXT };
 
@@ -120,6 +122,7 @@ static const struct rule rules[] = {
     {"pause-ms-before-exit", COUNT, TO(pause_before_exit_ms), 0, MAX_PAUSE_US / 1000, NULL},
     {"name", TEXT, TO(name), 0, 0, NULL},
     {"hold-fault", FLAG, TO(hold_fault), 0, 0, NULL},
+    {"livelock", FLAG, TO(livelock), 0, 0, NULL},
     {"close-uffd-after-ms", COUNT, TO(close_uffd_after_ms), 0, MAX_PAUSE_US / 1000, NULL},
     {"kill-handlers-after", COUNT, TO(kill_handlers_after), 0, UINT32_MAX, NULL},
 };
@@ -216,7 +219,9 @@ static void check(const struct options *o) {
         usage_error("--pages %lu: must be at least --vcpus (%lu), one page for each", o->pages, o->vcpus);
     if (o->fault == FAULT_MINOR && o->backing == BACKING_ANON)
         usage_error("--fault minor: needs --backing shmem (anonymous memory has no page cache)");
-    if (o->async && o->mode == MODE_EXIT)
+    if (o->livelock && !(o->async && o->mode == MODE_EXIT))
+        usage_error("--livelock: needs --mode exit --async");
+    if (o->async && o->mode == MODE_EXIT && !o->livelock)
         usage_error("--async with --mode exit: the vCPU would fault for ever (the async worker's attempt fails "
                     "unseen); leave out --async");
     if ((o->mode == MODE_NONE || o->mode == MODE_MEMORY_FAULT) && (o->prefill_percent || o->thread_id))

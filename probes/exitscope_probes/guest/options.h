@@ -44,7 +44,7 @@ struct options {
     const char *name;
     uint64_t pause_before_exit_ms;
     /* Test aids. */
-    bool hold_fault;
+    bool hold_fault, livelock;
     uint64_t close_uffd_after_ms, kill_handlers_after; /* or NEVER */
 };
 

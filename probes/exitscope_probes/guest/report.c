@@ -98,7 +98,8 @@ static void print_conditions(const struct options *o) {
     printf("\"rounds\": %lu, \"fault_free_pass\": %s, ", o->rounds, boolean(o->fault_free_pass));
     printf("\"verify\": %s, \"thread_id\": %s, ", boolean(o->verify), boolean(o->thread_id));
     printf("\"wait_start\": %s, \"pause_before_exit_ms\": %lu, ", boolean(o->wait_start), o->pause_before_exit_ms);
-    printf("\"hold_fault\": %s, \"close_uffd_after_ms\": ", boolean(o->hold_fault));
+    printf("\"hold_fault\": %s, \"livelock\": %s, ", boolean(o->hold_fault), boolean(o->livelock));
+    printf("\"close_uffd_after_ms\": ");
     printf(o->close_uffd_after_ms != NEVER ? "%lu" : "null", o->close_uffd_after_ms);
     printf(", \"kill_handlers_after\": ");
     printf(o->kill_handlers_after != NEVER ? "%lu}" : "null}", o->kill_handlers_after);

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any, Final
 
-from .. import report
-from ..compare import words
+from .. import report, words
 from .models import PointResult, Spread, Summary
 from .published import RATES_PER_S
 

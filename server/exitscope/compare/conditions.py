@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from . import commandline, words
+from .. import words
+from . import commandline
 from .side import Side
 
 MAX_LOSS: Final = 0.01
@@ -16,6 +17,10 @@ MAX_LOSS: Final = 0.01
 
 MAX_OTHER: Final = 0.01
 
+BUSY_LOAD: Final = 1.0
+"""Load average before the run, from which on the machine did not do nothing else."""
+
+_IDLE: Final = "idle"
 _UNKNOWN: Final = "not known"
 _AND: Final = "; "
 _WORKLOAD_FEATURES: Final = frozenset({"MINOR_HUGETLBFS", "MINOR_SHMEM", "PAGEFAULT_FLAG_WP", "WP_ASYNC", "MISSING"})
@@ -61,6 +66,7 @@ def differences(a: Side, b: Side) -> list[Difference]:
             judgement = condition.judge(a, b)
         shown = _apart(mine or _UNKNOWN, theirs or _UNKNOWN)
         found.append(Difference(condition.name, *shown, *judgement))
+    found += _loads(a, b)
     for side in (a, b):
         found += _own(side)
     return sorted(found, key=lambda difference: not difference.unfair)
@@ -80,7 +86,27 @@ def _apart(a: str, b: str) -> tuple[str, str]:
 
 def checked() -> list[str]:
     """Names of the conditions that are looked at."""
-    return [*(condition.name for condition in _CONDITIONS), "losses", "missing end"]
+    return [*(condition.name for condition in _CONDITIONS), "machine load", "losses", "missing end"]
+
+
+def _loads(a: Side, b: Side) -> list[Difference]:
+    """A warning if one of them was recorded beside other work; no refusal, for no figure says what it changed."""
+    mine, theirs = _load(a), _load(b)
+    if {mine, theirs} <= {_IDLE, None}:
+        return []
+    why = "other work takes CPUs from the run, and waking a thread costs less on a busy machine: take figures with care"
+    return [Difference("machine load", mine or _UNKNOWN, theirs or _UNKNOWN, False, why)]
+
+
+def _load(side: Side) -> str | None:
+    """What else ran when the recording began; the run's own load is in that of the end."""
+    load, own = side.meta.load_start, len(side.meta.vms)
+    others = max((side.meta.load_stop.vms or 0) - own, 0) if own else 0
+    if load.average is None and not others:
+        return None
+    busy = [f"load average {load.average:.1f}"] if load.average is not None and load.average >= BUSY_LOAD else []
+    busy += [f"{others} other VM{'s' if others > 1 else ''}"] if others else []
+    return ", ".join(busy) or _IDLE
 
 
 def _own(side: Side) -> list[Difference]:
@@ -200,7 +226,7 @@ _CONDITIONS: Final = (
     _Condition("backing", _each(lambda s: [vm.backing for vm in s.vms]), _always("other memory takes other time")),
     _Condition(
         "guest memory",
-        _each(lambda s: [words.count(vm.memory_bytes) if vm.memory_bytes else None for vm in s.vms]),
+        _each(lambda s: [words.size(vm.memory_bytes) if vm.memory_bytes else None for vm in s.vms]),
         _always("another amount of work"),
     ),
     _Condition("memslots", _each(lambda s: [str(len(vm.memslots)) for vm in s.vms]), _never("found within a fault")),

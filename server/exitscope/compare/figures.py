@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
+from .. import words
 from ..report import Figure, linear_ticks, log_ticks, plotly_text
-from . import words
 from .models import Bounds, Comparison, Ecdf, Run, VcpuPair
 
 _COLOURS: Final = ("--a", "--b")

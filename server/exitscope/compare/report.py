@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from .. import report
-from . import figures, text, words
+from .. import report, words
+from . import figures, text
 from .models import Comparison, Run
 
 _KINDS = {"a_faster": "good", "b_faster": "good", "no_difference": "plain", "refused": "bad", "not_enough": "bad"}

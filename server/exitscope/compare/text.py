@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from . import words
+from .. import words
 from .models import Bounds, Comparison, Figure
 from .statistics import Interval
 

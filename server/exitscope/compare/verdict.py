@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
-from . import words
+from .. import words
 from .models import Bounds, Difference, Figure, Run, Stage, Verdict
 from .statistics import CONFIDENCE, MIN_BLOCKS, MIN_FAULTS, SMALLEST_EFFECT, Interval
 

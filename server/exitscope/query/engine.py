@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import duckdb
 
-MEMORY_LIMIT: Final = "200MB"
+MEMORY_LIMIT: Final = "160MB"
 THREADS: Final = min(4, os.cpu_count() or 1)
 STREAM_BUFFER: Final = "16MB"
 """Rows that its threads may be ahead of who reads them."""
@@ -58,8 +58,9 @@ class Engine:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def close(self) -> None:
-        """End all queries and remove what they left."""
+        """End all queries and remove what they left; nothing can be asked any more."""
         self._database.close()
+        del self._database  # whoever still holds this object must not hold DuckDB's to the end of the process
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def __enter__(self) -> "Engine":

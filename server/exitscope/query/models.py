@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from ..hardware import State
 from ..models import Latency, Vcpu, Vm
 
 
@@ -50,10 +51,44 @@ class TickMode(BaseModel):
     max: int = Field(description="Longest in ns, at most 6.3 % too high.")
 
 
+class RecordedHardwareExit(BaseModel):
+    """Hardware exits of one reason."""
+
+    count: int = Field(description="Exits; a count.")
+    sum_ns: int = Field(description="Time until the vCPU ran guest code again, ns.")
+    max_ns: None = Field(description="Longest, ns: null, for recordings do not hold it.")
+
+
 class RecordingVcpu(Vcpu):
     """One vCPU of a recording; what it counts is of the part."""
 
-    hardware_exits: dict[str, int] = Field(description="Empty: recordings do not hold hardware exits.")
+    hardware_exits: dict[str, int] = Field(
+        description="Why the processor left guest code -> count in the part: the exit reason by the kernel's name."
+    )
+
+
+class Stalled(BaseModel):
+    """How many vCPUs stood still in one column of time."""
+
+    mean: float = Field(description="On average: the time stood still of all vCPUs, by the column's length.")
+    peak: int = Field(description="Most at once. Async faults are in neither: records do not say if they halted.")
+    vcpus: int = Field(description="vCPUs that there are.")
+
+
+class TickFills(BaseModel):
+    """Pages made present in one column of time; spread evenly where it is shorter than a second."""
+
+    demand: int = Field(description="Pages that somebody waited for; a count.")
+    background: int = Field(description="Pages filled ahead of need; a count.")
+
+
+class GpaFaults(BaseModel):
+    """Where in guest memory the faults of one column of time were; those without a known address are left out."""
+
+    bin_bytes: int = Field(description="Length of a bin of guest physical addresses, bytes, a power of two.")
+    cells: list[tuple[int, int]] = Field(
+        description="Bins with faults, by address: gpa // bin_bytes, and the faults in it."
+    )
 
 
 class RecordingTick(BaseModel):
@@ -63,6 +98,9 @@ class RecordingTick(BaseModel):
     modes: dict[str, TickMode] = Field(description="Mode -> rate and latencies; modes without a fault are left out.")
     heat: list[int | None] = Field(description="p99 of each vCPU in ns, in the order of vcpus; null: no fault.")
     stall: list[float] = Field(description="Share of the column that each vCPU stood still, 0 to 1.")
+    stalled: Stalled = Field(description="How many vCPUs stood still.")
+    fills: TickFills | None = Field(description="Pages made present; null if the recording does not hold it.")
+    gpa: GpaFaults | None = Field(description="Where in guest memory the faults were; null: of more than one VM.")
 
 
 class StallTick(BaseModel):
@@ -93,8 +131,17 @@ class RecordingSummary(BaseModel):
     other: Latency = Field(description="Faults of the VMs' other threads, ns; they are in no other figure.")
     stages: dict[str, dict[str, Latency]] = Field(description="Family (uffd, exit, async) -> stage -> length, ns.")
     vcpus: list[RecordingVcpu] = Field(description="The vCPUs, as in /vms/{vm}/vcpus; counts are of the part.")
-    exits: dict[str, int] = Field(description="How KVM_RUN returned to userspace -> count.")
-    fills: Fills = Field(description="Pages made present in the part, by what did it.")
+    exits: dict[str, int] | None = Field(
+        description="How KVM_RUN returned to userspace -> count; null: not known, the recording has only the whole."
+    )
+    hardware: dict[str, RecordedHardwareExit] | None = Field(
+        description="Why the processor left guest code, by the kernel's name; null: not known."
+    )
+    hardware_state: State = Field(
+        description="counted: the host showed some in the part; silent: its tracepoints showed none; "
+        "unattached: they were not."
+    )
+    fills: Fills | None = Field(description="Pages made present in the part, by what did it; null: not known.")
     slowest: list[SlowFault] = Field(description="The slowest faults that vCPUs waited for, slowest first.")
     loss: dict[str, int] = Field(description="The loss ledger over the whole recording; counts.")
     complete: bool = Field(description="Whether every fault of the recording is a record.")

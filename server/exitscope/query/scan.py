@@ -1,7 +1,7 @@
 """What the faults of a part of a recording come down to: the histograms and columns of time that live tracing keeps."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ def bucket_sql(length: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """Faults that began in [from_ns, to_ns), in ticks of tick_ns.
+    """Faults that began in [from_ns, to_ns), in ticks of tick_ns; the first may have begun cut_ns before from_ns.
 
     earlier, later: also those that began before or after, as far as there are any; they go to the outermost ticks.
     """
@@ -57,6 +57,7 @@ class Part:
     tick_ns: int
     earlier: bool = False
     later: bool = False
+    cut_ns: int = 0
 
     @property
     def bounds_ns(self) -> tuple[int, int]:
@@ -64,9 +65,25 @@ class Part:
         return 0 if self.earlier else self.from_ns, _NEVER_NS if self.later else self.to_ns
 
     @property
+    def origin_ns(self) -> int:
+        """Where the first tick would begin if it were not cut."""
+        return self.from_ns - self.cut_ns
+
+    @property
     def ticks(self) -> int:
-        """Number of ticks; the last one may be cut."""
-        return max(-(-(self.to_ns - self.from_ns) // self.tick_ns), 1)
+        """Number of ticks; the first and the last one may be cut."""
+        return max(-(-(self.to_ns - self.origin_ns) // self.tick_ns), 1)
+
+    @property
+    def edges_ns(self) -> npt.NDArray[np.int64]:
+        """Where the ticks begin, and where the last one ends, (ticks + 1,)."""
+        edges: npt.NDArray[np.int64] = self.origin_ns + np.arange(self.ticks + 1, dtype=np.int64) * self.tick_ns
+        return np.clip(edges, self.from_ns, self.to_ns)
+
+    def within(self, from_ns: int, to_ns: int) -> "Part":
+        """A part of it; its ticks have the same numbers."""
+        outermost = self.earlier and from_ns == self.from_ns, self.later and to_ns == self.to_ns
+        return Part(from_ns, to_ns, self.tick_ns, *outermost, from_ns - self.origin_ns)
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,7 @@ class Scan:
 
     def __init__(self, engine: Engine, recording: RecordingFile) -> None:
         self._engine = engine
+        self._recording = recording
         self._path = os.path.abspath(recording.path)
         self._vms = [vm.id for vm in recording.meta.vms]
 
@@ -96,65 +114,59 @@ class Scan:
         found = {key: Series.empty() for key in cells.keys}
         for i, key in enumerate(cells.keys):
             mine = cells.vcpu == i
-            np.add.at(found[key].histograms, (cells.mode[mine], cells.bucket[mine]), cells.count[mine])
-        stages = enumerate(zip(STAGE_COLUMNS, _counted(), strict=True), 1)
-        keys = ", ".join(f"CASE WHEN {seen} THEN who * 1024 + {bucket_sql(length)} END AS k{i}"
-                         for i, (length, seen) in stages)  # fmt: skip
-        names = [f"k{i}" for i in range(1, len(STAGE_COLUMNS) + 1)]
-        buckets = self._numpy(
-            f"SELECT coalesce({', '.join(names)}) AS key, grouping({', '.join(names)}) AS others, count(*) AS n "
-            f"FROM (SELECT {keys} FROM {_FAULTS}) GROUP BY GROUPING SETS ({', '.join(f'({name})' for name in names)}) "
-            "HAVING key IS NOT NULL",
-            part,
-        )
-        for key, others, count in zip(*(buckets[name].tolist() for name in ("key", "others", "n")), strict=True):
-            # A bit for each key that is not grouped by, the first one's is the highest.
-            stage = len(names) + 1 - (~others & (1 << len(names)) - 1).bit_length()
-            series, number = self._place(found, key >> 10, stage)
-            series.histograms[number, key & 1023] += count
-        for who, seen, *values in self._lengths(part):
-            for stage in (0, *_stages_seen(MODES[who & 7], seen)):
-                series, number = self._place(found, who, stage)
-                total, longest = values[2 * stage : 2 * stage + 2]
-                series.sums_ns[number] += total
-                series.longest_ns[number] = max(series.longest_ns[number], longest)
+            flat = cells.mode[mine].astype(np.int64) * BUCKETS + cells.bucket[mine]
+            counts = np.bincount(flat, cells.count[mine], SERIES * BUCKETS).astype(np.int64)
+            found[key].histograms[:] += counts.reshape(SERIES, BUCKETS)
+        for who, stages, bucket, count in self._stages(part):
+            vcpus, codes = np.unique(who >> 3, return_inverse=True)
+            flat = (codes * SERIES + _SERIES_TABLE[who & 7, stages]) * BUCKETS + bucket
+            counts = np.bincount(flat, count, len(vcpus) * SERIES * BUCKETS).astype(np.int64)
+            for vcpu, mine in zip(vcpus.tolist(), counts.reshape(-1, SERIES, BUCKETS), strict=True):
+                found.setdefault(self._key(vcpu), Series.empty()).histograms[:] += mine
+        for waiter, stage, total, longest in self._lengths(part):
+            series = found.setdefault(self._key(waiter >> 3), Series.empty())
+            number = _SERIES_TABLE[waiter & 7, stage]
+            series.sums_ns[number] += total
+            series.longest_ns[number] = max(series.longest_ns[number], longest)
         return found
 
     def longest(self, part: Part) -> dict[Key, npt.NDArray[np.int64]]:
         """Longest of each series of every vCPU that has a fault, (SERIES,) ns."""
-        found: dict[Key, Series] = {}
-        for who, seen, *values in self._lengths(part):
-            for stage in (0, *_stages_seen(MODES[who & 7], seen)):
-                series, number = self._place(found, who, stage)
-                series.longest_ns[number] = max(series.longest_ns[number], values[2 * stage + 1])
-        return {key: series.longest_ns for key, series in found.items()}
+        found: dict[Key, npt.NDArray[np.int64]] = {}
+        for who, stage, _, longest in self._lengths(part):
+            mine = found.setdefault(self._key(who >> 3), np.zeros(SERIES, np.int64))
+            number = _SERIES_TABLE[who & 7, stage]
+            mine[number] = max(mine[number], longest)
+        return found
 
     def cells(self, part: Part, rows: int) -> "Cells":
         """Whole latencies per tick, vCPU and mode. rows: about so many vCPUs, to keep the memory in bounds."""
         step = max(_MAX_GROUPS // (max(rows, 1) * _BUCKETS_USED), 1)
         parts = [self._numpy(
-            f"SELECT greatest(least((begin_ns - $from_ns) // $tick_ns, {part.ticks - 1}), 0) AS tick, "
+            f"SELECT greatest(least((begin_ns - $origin_ns) // $tick_ns, {part.ticks - 1}), 0) AS tick, "
             f"who >> 3 AS vcpu, who & 7 AS mode, {bucket_sql(LATENCY)} AS bucket, count(*) AS n "
             f"FROM {_FAULTS} GROUP BY ALL ORDER BY ALL",
             part,
-            (part.from_ns + first * part.tick_ns if first else part.bounds_ns[0],
-             part.from_ns + (first + step) * part.tick_ns if first + step < part.ticks else part.bounds_ns[1]),
+            (part.origin_ns + first * part.tick_ns if first else part.bounds_ns[0],
+             part.origin_ns + (first + step) * part.tick_ns if first + step < part.ticks else part.bounds_ns[1]),
         ) for first in range(0, part.ticks, step)]  # fmt: skip
         columns = {name: np.concatenate([one[name] for one in parts]).astype(np.int32) for name in parts[0]}
         keys, codes = np.unique(columns["vcpu"], return_inverse=True)
         return Cells([self._key(int(key)) for key in keys], columns["tick"], codes.reshape(-1).astype(np.int32),
                      columns["mode"], columns["bucket"], columns["n"])  # fmt: skip
 
-    def stall(self, part: Part) -> dict[Key, npt.NDArray[np.int64]]:
+    def stalls(self, part: Part, since_ns: int = 0) -> dict[Key, npt.NDArray[np.int64]]:
         """Time that each vCPU stood still in each tick, (ticks,) ns; faults that began before the part count, too.
 
-        Async faults are not in it: their records do not say how long the vCPU stood still.
+        since_ns: none that began earlier lasts into the part. Async faults are not in it: their records do not say how
+        long the vCPU stood still.
         """
         found: dict[Key, npt.NDArray[np.int64]] = {}
         clipped = (
-            f"SELECT who >> 3 AS vcpu, greatest(begin_ns, $from_ns) - $from_ns AS b, "
-            f"least(begin_ns + {LATENCY}, $to_ns) - $from_ns AS e FROM {_NAMED} "
-            f"WHERE waiter = 'vcpu' AND begin_ns < $to_ns AND begin_ns + {LATENCY} > $from_ns AND who IS NOT NULL"
+            f"SELECT who >> 3 AS vcpu, greatest(begin_ns, $from_ns) - $origin_ns AS b, "
+            f"least(begin_ns + {LATENCY}, $to_ns) - $origin_ns AS e FROM {_NAMED} "
+            f"WHERE waiter = 'vcpu' AND begin_ns >= {since_ns} AND begin_ns < $to_ns "
+            f"AND begin_ns + {LATENCY} > $from_ns AND who IS NOT NULL"
         )
         query = (
             "SELECT vcpu, b // $tick_ns AS first, e // $tick_ns AS last, count(*), sum(b), sum(e) "
@@ -183,21 +195,33 @@ class Scan:
             | ({} if vm is None else {"vm": vm}),
         )
 
-    def _lengths(self, part: Part) -> Iterable[tuple[Any, ...]]:
-        """who, seen, then sum and longest of the whole and of each stage."""
+    def _stages(self, part: Part) -> Iterator[tuple[npt.NDArray[np.int64], ...]]:
+        """who, stage 1 to 5, bucket and count of the stages that were seen, (n,) each."""
+        stages = enumerate(zip(STAGE_COLUMNS, _counted(), strict=True), 1)
+        keys = ", ".join(f"CASE WHEN {seen} THEN who * 1024 + {bucket_sql(length)} END AS k{i}"
+                         for i, (length, seen) in stages)  # fmt: skip
+        names = [f"k{i}" for i in range(1, len(STAGE_COLUMNS) + 1)]
+        found = self._numpy(
+            f"SELECT coalesce({', '.join(names)}) AS key, grouping({', '.join(names)}) AS others, count(*) AS n "
+            f"FROM (SELECT {keys} FROM {_FAULTS}) GROUP BY GROUPING SETS ({', '.join(f'({name})' for name in names)}) "
+            "HAVING key IS NOT NULL",
+            part,
+        )
+        key, others, count = (found[name].astype(np.int64) for name in ("key", "others", "n"))
+        # A bit for each key that is not grouped by, the first one's is the highest.
+        grouped = ~others & (1 << len(names)) - 1
+        yield key >> 10, len(names) - np.frexp(grouped)[1].astype(np.int64) + 1, key & 1023, count
+
+    def _lengths(self, part: Part) -> Iterator[tuple[int, int, int, int]]:
+        """who, stage (0: the whole), sum and longest in ns."""
         lengths = (LATENCY, *STAGE_COLUMNS)
         sums = ", ".join(f"sum({length}), max({length})" for length in lengths)
-        return self._rows(f"SELECT who, seen, {sums} FROM {_FAULTS} GROUP BY who, seen", part)
+        for who, seen, *values in self._rows(f"SELECT who, seen, {sums} FROM {_FAULTS} GROUP BY who, seen", part):
+            for stage in (0, *_stages_seen(MODES[who & 7], seen)):
+                yield who, stage, int(values[2 * stage]), int(values[2 * stage + 1])
 
     def _key(self, vcpu: int) -> Key:
         return self._vms[vcpu // _VCPUS - 1], vcpu % _VCPUS - 1
-
-    def _place(self, found: dict[Key, Series], who: int, stage: int) -> tuple[Series, int]:
-        """Series of a vCPU, and the number of the one that a mode's whole (stage 0) or stage goes to."""
-        key, mode = self._key(who >> 3), who & 7
-        if key not in found:
-            found[key] = Series.empty()
-        return found[key], mode if stage == 0 else _SERIES_OF[MODES[mode], stage]
 
     def _rows(self, query: str, part: Part) -> Iterable[tuple[Any, ...]]:
         with self._engine.cursor() as cursor:
@@ -209,7 +233,7 @@ class Scan:
 
     def _values(self, query: str, part: Part, bounds_ns: tuple[int, int]) -> dict[str, Any]:
         values: dict[str, Any] = {"path": self._path, "vms": self._vms, "modes": list(MODES)}
-        values |= {"from_ns": part.from_ns, "to_ns": part.to_ns, "tick_ns": part.tick_ns}
+        values |= {"from_ns": part.from_ns, "to_ns": part.to_ns, "tick_ns": part.tick_ns, "origin_ns": part.origin_ns}
         values |= {"first_ns": bounds_ns[0], "last_ns": bounds_ns[1]}
         return {name: value for name, value in values.items() if f"${name}" in query}
 
@@ -224,6 +248,11 @@ class Cells:
     mode: npt.NDArray[np.int32]
     bucket: npt.NDArray[np.int32]
     count: npt.NDArray[np.int32]
+
+    def faults(self, ticks: int, vm: str | None) -> npt.NDArray[np.int64]:
+        """How many there are in each tick, (ticks,), of one VM or of all."""
+        mine = np.array([vm in (None, key[0]) for key in self.keys] or [False])[self.vcpu]
+        return np.bincount(self.tick[mine], self.count[mine], ticks).astype(np.int64)
 
 
 # who = (vm * 2^16 + vcpu + 1) * 8 + mode; vm counts from 1. A name is looked up once per page of the file, not per row.
@@ -248,14 +277,16 @@ def _counted() -> tuple[str, ...]:
     return f"seen & {SEEN_ACCESS} != 0", f"{read} AND NOT {exits}", f"({read} OR {exits})", fill, fill
 
 
-def _series_of() -> dict[tuple[str, int], int]:
-    """(mode, stage 1 to 5) -> number of its series."""
+def _series_table() -> npt.NDArray[np.int64]:
+    """(mode, stage) -> number of the series; stage 0 is the whole."""
     families = {"uffd": "uffd", "kernel": "uffd", "exit": "exit", "memory_fault": "exit", "async": "async"}
-    found: dict[tuple[str, int], int] = {}
+    table = np.zeros((8, len(STAGE_COLUMNS) + 1), np.int64)
     for mode, family in families.items():
         first = len(MODES) + [name for name, _ in STAGE_SERIES].index(family)
-        found |= {(mode, stage): first + i for i, stage in enumerate((1, 3, 4, 5) if family == "exit" else range(1, 6))}
-    return found
+        table[MODES.index(mode), 0] = MODES.index(mode)
+        for i, stage in enumerate((1, 3, 4, 5) if family == "exit" else range(1, 6)):
+            table[MODES.index(mode), stage] = first + i
+    return table
 
 
-_SERIES_OF: Final = _series_of()
+_SERIES_TABLE: Final = _series_table()

@@ -1,6 +1,7 @@
 """A recording, or a part of it, in the shapes of the live API; and columns of time for its charts."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -9,14 +10,17 @@ import numpy.typing as npt
 from exitscope_probes.histogram import UPPER_NS, bucket_of
 from exitscope_probes.records import EXIT_STAGES, MODES, SERIES, STAGE_FAMILIES, STAGE_SERIES, UFFD_STAGES
 
+from ..hardware import State, state_of
 from ..latency import EMPTY, summarize, summarize_one
 from ..recordings.columns import OTHER_THREADS, STAGE_COLUMNS
 from ..recordings.file import RecordingFile
-from ..recordings.meta import RecordedVm
+from ..recordings.meta import RecordedVm, RecordingMeta
 from . import totals as kernel
 from .engine import Engine
+from .filled import fills
+from .indexed import questions
 from .scan import Cells, Key, Part, Scan, Series
-from .ticks import tick_columns, tick_width_ns
+from .ticks import tick_columns
 
 SLOWEST: Final = 20
 _USER_MODES: Final = [MODES.index(mode) for mode in MODES if mode != "kernel"]
@@ -37,22 +41,29 @@ def summary(
     """
     meta = recording.meta
     begin_ns, end_ns = _clamped(meta.started_ns, max(meta.ended_ns, meta.started_ns + 1), from_ns, to_ns)
-    whole = (begin_ns, end_ns) == _clamped(meta.started_ns, max(meta.ended_ns, meta.started_ns + 1), None, None)
+    whole = begin_ns == meta.started_ns and end_ns >= meta.ended_ns
     exact = kernel.whole(meta) if whole else None
     # A recording has faults that began before it did, and may have one that began the moment it ended.
-    outermost = begin_ns == meta.started_ns, end_ns >= meta.ended_ns
-    part = Part(begin_ns, end_ns, tick_width_ns(end_ns - begin_ns), *outermost)
-    counted = exact or kernel.part(recording, begin_ns, end_ns)
-    scan = Scan(engine, recording)
+    scan, part = questions(engine, recording, begin_ns, end_ns, (begin_ns == meta.started_ns, end_ns >= meta.ended_ns))
+    known = exact or kernel.part(recording, begin_ns, end_ns)
+    counted = known or kernel.Totals()
     vms = [one for one in meta.vms if vm in (None, one.id)]
-    cells = scan.cells(part, sum(len(one.vcpus) + 1 for one in meta.vms))
-    series = _series(recording, scan, part, cells, counted, exact is not None)
+
+    def by_records() -> tuple[Any, ...]:
+        return scan.stall(part), scan.most_at_once(part, vm), scan.gpa(part, vm), scan.slowest(part, vm, SLOWEST)
+
+    with ThreadPoolExecutor(1) as beside:
+        # With a digest, DuckDB reads little meanwhile; without, two queries at once would need too much of its memory.
+        others = beside.submit(by_records) if scan.indexed else None
+        cells = scan.cells(part, sum(len(one.vcpus) + 1 for one in meta.vms))
+        series = _series(recording, scan, part, cells, counted, exact is not None)
+    stall, most, gpa, slowest = others.result() if others else by_records()
     vcpus = _vcpus(vms, series)
-    stall = scan.stall(part)
     made = _Summary(part, series, counted, exact is not None)
     rows = made.vcpus(vcpus, stall)
     keys = [(one.id, number) for one, number in vcpus]
-    ticks = tick_columns(cells, part, keys, stall, _longest(series, keys))
+    filled = fills(recording, part, vm, cells.faults(part.ticks, vm))
+    ticks = tick_columns(cells, part, keys, stall, _longest(series, keys), most, filled, gpa)
     return {
         "id": meta.id,
         "name": meta.name,
@@ -69,16 +80,19 @@ def summary(
         "other": made.latency([(one.id, OTHER_THREADS) for one in vms], _USER_MODES),
         "stages": made.stages(keys),
         "vcpus": rows,
-        "exits": made.exits(keys),
-        "fills": made.fills([one.id for one in vms]),
-        "slowest": [_slow(fault) for fault in scan.slowest(part, vm, SLOWEST)],
+        "exits": made.exits(keys) if known else None,
+        "hardware": made.hardware(keys) if known else None,
+        "hardware_state": hardware_state(meta, counted),
+        "fills": made.fills([one.id for one in vms]) if known else None,
+        "slowest": [slow_fault(fault) for fault in slowest],
         "loss": meta.loss,
         "complete": meta.complete,
         "note": meta.note,
         "tick_ns": part.tick_ns,
         "ticks": ticks,
         "stall_over_time": [
-            {"from_ns": begin_ns + i * part.tick_ns, "stall": tick["stall"]} for i, tick in enumerate(ticks)
+            {"from_ns": from_ns, "stall": tick["stall"]}
+            for from_ns, tick in zip(part.edges_ns.tolist(), ticks, strict=False)
         ],
     }
 
@@ -201,7 +215,7 @@ class _Summary:
                 "stall": self._stall(keys[i], stall),
                 "open_since_ns": 0,
                 "exits": self.exits([keys[i]]),
-                "hardware_exits": {},
+                "hardware_exits": {reason: one["count"] for reason, one in self.hardware([keys[i]]).items()},
             })  # fmt: skip
         return rows
 
@@ -219,6 +233,13 @@ class _Summary:
                 found.update(self._counted.vcpus[key].exits)
         return dict(found)
 
+    def hardware(self, keys: list[Key]) -> dict[str, dict[str, int | None]]:
+        """As in a live frame, but the longest of a reason is not recorded."""
+        vcpus = [self._counted.vcpus[key] for key in keys if key in self._counted.vcpus]
+        counts = sum((vcpu.hardware for vcpu in vcpus), Counter[str]())
+        sums_ns = sum((vcpu.hardware_ns for vcpu in vcpus), Counter[str]())
+        return {reason: {"count": n, "sum_ns": sums_ns[reason], "max_ns": None} for reason, n in counts.items()}
+
     def fills(self, vms: list[str]) -> dict[str, Any]:
         """As in a live frame."""
         found = [self._counted.vms[vm] for vm in vms if vm in self._counted.vms]
@@ -227,6 +248,11 @@ class _Summary:
             "background": dict(sum((one.background for one in found), Counter())),
             "failed": sum(one.failed for one in found),
         }
+
+
+def hardware_state(meta: RecordingMeta, counted: kernel.Totals) -> State:
+    """Whether the host showed hardware exits, as far as the recording knows."""
+    return state_of(meta.hooks, int(any(vcpu.hardware for vcpu in counted.vcpus.values())))
 
 
 def _believed(longest_ns: int, histogram: npt.NDArray[np.int64]) -> int:
@@ -251,14 +277,16 @@ def _vm(vm: RecordedVm, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "pid": vm.pid,
         "name": vm.name or vm.id,
         "vmm": vm.vmm,
+        "uuid": vm.uuid,
+        "domain": vm.domain,
         "state": "running",
         "vcpus": len(mine),
         "faults": {mode: sum(row["faults"][mode] for row in mine) for mode in MODES},
     }
 
 
-def _slow(fault: dict[str, Any]) -> dict[str, Any]:
-    """One of the slowest, as a live frame has it, and what else is known of it."""
+def slow_fault(fault: dict[str, Any]) -> dict[str, Any]:
+    """One of the slowest, as a live frame has it, and what else is known of it; as models.SlowFault."""
     exits = fault["mode"] in ("exit", "memory_fault")
     names = EXIT_STAGES if exits else UFFD_STAGES
     columns = [name for name in STAGE_COLUMNS if not exits or name != "notify_ns"]

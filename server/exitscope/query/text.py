@@ -1,9 +1,10 @@
 """A summary as tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from ..compare import words
+from .. import words
+from ..migrations.models import Migration
 
 _LATENCY: Final = ("count", "p50", "p90", "p99", "max")
 
@@ -38,15 +39,40 @@ def terminal(summary: dict[str, Any]) -> str:
         for fault in summary["slowest"][:10]
     ]
     parts.append(_table(("slowest", "mode", "vCPU", "gpa", "stages"), slowest))
-    counts = [("exit", name, count) for name, count in summary["exits"].items()]
-    counts += [
-        (f"{kind} fill", name, count)
-        for kind in ("demand", "background")
-        for name, count in summary["fills"][kind].items()
-    ]
-    counts += [("lost", name, count) for name, count in summary["loss"].items() if count]
-    parts.append(_table(("what", "", "count"), [(kind, name, f"{count:,}") for kind, name, count in counts]))
+    parts.append(_table(("what", "", "count"), [(kind, name, f"{count:,}") for kind, name, count in _counts(summary)]))
+    if summary["exits"] is None:
+        parts.append("Exits and fills of this part: not known, the recording holds only those of the whole.")
     return "\n\n".join(part for part in parts if part)
+
+
+def _counts(summary: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """What, its kind, and how often; nothing where it is not known."""
+    yield from (("exit", name, count) for name, count in (summary["exits"] or {}).items())
+    yield from (("hardware exit", name, one["count"]) for name, one in (summary["hardware"] or {}).items())
+    for kind in ("demand", "background"):
+        yield from ((f"{kind} fill", name, count) for name, count in (summary["fills"] or {kind: {}})[kind].items())
+    yield from (("lost", name, count) for name, count in summary["loss"].items() if count)
+
+
+def migrations(found: Sequence[Migration]) -> str:
+    """A line for each migration of a recording; empty if there are none."""
+    return "\n".join(map(_migration, found))
+
+
+def _migration(one: Migration) -> str:
+    how = "QEMU says" if one.how == "qmp" else "as the kernel shows"
+    length = f"{words.duration(one.to_ns - one.from_ns)}, " if one.to_ns is not None else ""
+    state = "still going on" if one.state == "active" else one.state
+    parts = [f"{one.kind}, {one.role} {one.vm_name} ({how}): {length}{state}"]
+    if one.latency_ns.count:
+        latency = f"p50 {words.duration(one.latency_ns.p50)}, p99 {words.duration(one.latency_ns.p99)}"
+        parts.append(f"{one.latency_ns.count:,} faults, {latency}")
+    if one.fills.demand or one.fills.background:
+        parts.append(f"{one.fills.demand:,} pages on demand, {one.fills.background:,} in the background")
+    if one.brownout.peak:
+        still = f"{one.brownout.mean:.1f} of {one.brownout.vcpus} vCPUs stood still on average"
+        parts.append(f"{still}, {one.brownout.peak} at most")
+    return "; ".join(parts)
 
 
 def _latency(one: dict[str, Any]) -> list[str]:

@@ -33,24 +33,34 @@ def tick_columns(
     keys: list[Key],
     stall: dict[Key, npt.NDArray[np.int64]],
     longest_ns: npt.NDArray[np.int64],
+    most: npt.NDArray[np.int64],
+    fills: list[dict[str, int] | None],
+    gpa: list[dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
-    """One object per tick, as models.RecordingTick. keys: the vCPUs in the order of heat and stall."""
+    """One object per tick, as models.RecordingTick. keys: the vCPUs in the order of heat and stall.
+
+    most: how many of them stood still at once, at most; fills, gpa: of each tick.
+    """
     row_of = {key: row for row, key in enumerate(keys)}
     rows = np.array([row_of.get(key, -1) for key in cells.keys] or [-1], np.int64)[cells.vcpu]
     shown = rows >= 0
     modes = _modes(cells, shown, part, longest_ns)
     heat = _heat(cells, shown & (cells.mode < len(USER_MODES)), rows, part.ticks, len(keys))
-    lengths_ns = np.full(part.ticks, part.tick_ns)
-    lengths_ns[-1] = part.to_ns - part.from_ns - (part.ticks - 1) * part.tick_ns
+    edges_ns = part.edges_ns
+    lengths_ns = np.diff(edges_ns)
     none = np.zeros(part.ticks, np.int64)
     stalls = np.array([stall.get(key, none) for key in keys], np.int64).reshape(len(keys), part.ticks)
     shares = np.round(np.clip(stalls / lengths_ns, 0, 1), 4).T.tolist()
+    means = np.round(stalls.sum(axis=0) / lengths_ns, 4).tolist()
     return [
         {
-            "time_ns": part.from_ns + i * part.tick_ns + int(lengths_ns[i]) // 2,
+            "time_ns": int(edges_ns[i] + lengths_ns[i] // 2),
             "modes": modes[i],
             "heat": [value or None for value in heat[i]],
             "stall": shares[i],
+            "stalled": {"mean": means[i], "peak": int(most[i]), "vcpus": len(keys)},
+            "fills": fills[i],
+            "gpa": gpa[i],
         }
         for i in range(part.ticks)
     ]
@@ -60,17 +70,18 @@ def _modes(
     cells: Cells, shown: npt.NDArray[np.bool_], part: Part, longest_ns: npt.NDArray[np.int64]
 ) -> list[dict[str, dict[str, float]]]:
     """Mode -> rate and percentiles, per tick; modes without a fault are left out."""
-    histograms = np.zeros((part.ticks * len(MODES), BUCKETS), np.int64)
-    np.add.at(histograms, (cells.tick[shown] * len(MODES) + cells.mode[shown], cells.bucket[shown]), cells.count[shown])
+    rows = part.ticks * len(MODES)
+    place = (cells.tick[shown] * len(MODES) + cells.mode[shown]) * BUCKETS + cells.bucket[shown]
+    histograms = np.bincount(place, cells.count[shown], rows * BUCKETS).astype(np.int64).reshape(rows, BUCKETS)
     columns = percentile_columns(histograms, np.tile(longest_ns, part.ticks))
     counts = histograms.sum(axis=1)
     values = [column.tolist() for column in columns]
     found: list[dict[str, dict[str, float]]] = [{} for _ in range(part.ticks)]
+    lengths_ns = np.diff(part.edges_ns).tolist()
     for place in np.flatnonzero(counts).tolist():
         tick, mode = divmod(place, len(MODES))
-        length_ns = min(part.tick_ns, part.to_ns - part.from_ns - tick * part.tick_ns)
         p50, p90, p99, longest = (column[place] for column in values)
-        rate = round(int(counts[place]) * 1e9 / length_ns, 3)
+        rate = round(int(counts[place]) * 1e9 / lengths_ns[tick], 3)
         found[tick][MODES[mode]] = {"rate_per_s": rate, "p50": p50, "p90": p90, "p99": p99, "max": longest}
     return found
 

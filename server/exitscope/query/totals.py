@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitscope_probes.exit_reasons import name_of
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import EXIT_NAMES, MODES, RESOLVERS, SERIES, STAGE_SERIES
 
@@ -27,6 +28,8 @@ class VcpuCounts:
     sums_ns: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(SERIES, np.int64))
     stall_ns: int = 0
     exits: Counter[str] = field(default_factory=Counter)
+    hardware: Counter[str] = field(default_factory=Counter)
+    hardware_ns: Counter[str] = field(default_factory=Counter)
     kernel: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BUCKETS, np.int64))
 
 
@@ -67,16 +70,21 @@ def whole(meta: RecordingMeta) -> Totals | None:
                 np.maximum(_sums(vcpu) - _sums(first), 0),
                 max(vcpu.stall_ns - first.stall_ns, 0),
                 Counter(vcpu.exits) - Counter(first.exits),
+                _hardware(vcpu, 0) - _hardware(first, 0),
+                _hardware(vcpu, 1) - _hardware(first, 1),
             )
     return found
 
 
-def part(recording: RecordingFile, from_ns: int, to_ns: int) -> Totals:
-    """Over the intervals (a second each, or more in long recordings) whose middle is in [from_ns, to_ns)."""
+def part(recording: RecordingFile, from_ns: int, to_ns: int) -> Totals | None:
+    """Over the intervals (a second each, or more in long recordings) whose middle is in [from_ns, to_ns).
+
+    None if the recording does not have what was counted meanwhile.
+    """
     found = Totals()
     log = Counters.unpack(recording.extra(COUNTERS_KEY))
     if log is None:
-        return found
+        return None
     middle_ns = log.started_ns + np.arange(len(log.edges) - 1) * log.interval_ns + log.interval_ns // 2
     first, last = np.searchsorted(middle_ns, (from_ns, to_ns))
     entries = log.entries[log.edges[first] : log.edges[last]]
@@ -95,8 +103,17 @@ def part(recording: RecordingFile, from_ns: int, to_ns: int) -> Totals:
             vcpu.sums_ns += grown[columns.SUMS_NS]
             vcpu.stall_ns += int(grown[columns.STALL_NS])
             vcpu.exits.update(_named(EXIT_NAMES, grown[columns.EXITS]))
+            counts, sums_ns = grown[columns.HARDWARE_COUNTS], grown[columns.HARDWARE_SUMS_NS]
+            for cell in np.flatnonzero(counts).tolist():
+                vcpu.hardware[name_of(log.isa, cell)] += int(counts[cell])
+                vcpu.hardware_ns[name_of(log.isa, cell)] += int(sums_ns[cell])
             vcpu.kernel += grown[columns.KERNEL_CELLS]
     return found
+
+
+def _hardware(totals: VcpuTotals, place: int) -> Counter[str]:
+    """Reason -> count (place 0) or time in ns (place 1)."""
+    return Counter({name: values[place] for name, values in totals.hardware.items() if len(values) > place})
 
 
 def _counts(totals: VcpuTotals) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The conditions that a recording was made under: what the host says of itself, what the collector found of each VM."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,23 +42,37 @@ def profile(survey: Survey) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def vms(survey: Survey, only: str | None) -> list[RecordedVm]:
-    """Every VM that was there, or the one that was asked for; the parts of several sessions joined."""
+def only(head: dict[str, Any], end: dict[str, Any] | None, survey: Survey) -> list[str] | None:
+    """Ids of the VMs that it is of; None: all. Of a killed recorder those that it has records of."""
+    if not head.get("vm"):
+        return None
+    further = map(survey.vm_id, survey.recorded) if end is None else end.get("vms", [])
+    return [head["vm"], *further]
+
+
+def vms(survey: Survey, only: Container[str] | None) -> list[RecordedVm]:
+    """Every VM that was there, or those that were asked for; the parts of several sessions joined."""
     found: dict[str, RecordedVm] = {}
     keys = dict.fromkeys([*survey.vms, *(owner.key for owner in survey.counted)])
     for key in keys:
         vm_id = survey.vm_id(key)
-        if only is None or vm_id == only:
+        if only is None or vm_id in only:
             found[vm_id] = _vm(survey, key, found.get(vm_id) or RecordedVm(id=vm_id))
     return list(found.values())
 
 
-def totals(survey: Survey, only: str | None) -> Totals:
+def said(vm: RecordedVm) -> dict[str, Any]:
+    """The same as VMS says it, the inverse of `vms`; the CPU time of threads is not recorded."""
+    handlers = [{"tid": handler.tid, "name": handler.name} for handler in vm.handlers if handler.tid > 0]
+    return {"uuid": vm.uuid, "domain": vm.domain, "memory_bytes": vm.memory_bytes, "handlers": handlers}
+
+
+def totals(survey: Survey, only: Container[str] | None) -> Totals:
     """The kernel's totals at start and stop; those at the stop go on if a collector restarted in between."""
     start, stop = Snapshot(time_ns=survey.started_ns or 0), Snapshot(time_ns=survey.ended_ns)
     for owner in sorted(survey.counted, key=lambda owner: -1 if owner.vcpu is None else owner.vcpu):
         vm_id = survey.vm_id(owner.key)
-        if only is not None and vm_id != only:
+        if only is not None and vm_id not in only:
             continue
         for snapshot, values, hardware in (
             (start, owner.start, {}),
@@ -78,7 +93,7 @@ def owners(survey: Survey) -> list[Owner]:
 
 def _vm(survey: Survey, key: tuple[int, int], vm: RecordedVm) -> RecordedVm:
     said = survey.vms.get(key, {})
-    for name in ("name", "vmm", "command", "backing", "pid", "memory_bytes", "uffd_features"):
+    for name in ("name", "vmm", "uuid", "domain", "command", "backing", "pid", "memory_bytes", "uffd_features"):
         value = said.get(name)
         if value is not None and isinstance(value, int if name in ("pid", "memory_bytes") else (str, list)):
             setattr(vm, name, value)

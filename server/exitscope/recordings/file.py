@@ -19,6 +19,7 @@ from exitscope_probes.records import SERIES
 
 from ..errors import UserError
 from .columns import FILE_SCHEMA, HVA_BASE, to_file, to_table
+from .digest import DIGEST_KEY, Digest, DigestLog
 from .meta import RecordingMeta
 
 META_KEY: Final = b"exitscope"
@@ -90,6 +91,10 @@ class RecordingFile:
             histogram[int(cell["series"]), int(cell["bucket"])] += int(cell["count"])
         return found
 
+    def digest(self) -> Digest | None:
+        """Sums per slot of time; None if it has none, because it is small or old."""
+        return Digest.find(self.path, self._extra.get(DIGEST_KEY, b""))
+
     def extra(self, key: bytes) -> bytes:
         """Another value of the footer, b"" if it has none."""
         return self._extra.get(key, b"")
@@ -98,15 +103,17 @@ class RecordingFile:
 class RecordingWriter:
     """Writes a recording's file, mode 0600, in place of what is there; close() makes it whole, with its metadata.
 
-    Records must come sorted by begin_ns. Raises OSError, e.g. for a full disk.
+    Records must come sorted by begin_ns. started_ns: when the recording began, if it is known by now. Raises OSError,
+    e.g. for a full disk.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], started_ns: int | None = None) -> None:
         with suppress(FileNotFoundError):
             os.unlink(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb")
         self.records = 0
+        self._digest = DigestLog(started_ns)
         try:
             self._writer = pq.ParquetWriter(
                 self._file,
@@ -129,6 +136,7 @@ class RecordingWriter:
     def write_table(self, table: pa.Table) -> None:
         """Append a table of columns.SCHEMA."""
         self._writer.write_table(to_file(table), row_group_size=ROW_GROUP)
+        self._digest.add(table)
         self.records += table.num_rows
 
     def close(
@@ -144,6 +152,8 @@ class RecordingWriter:
             extra[HISTOGRAMS_KEY] = pack(histograms)
         if counters:
             extra[COUNTERS_KEY] = counters
+        if digest := self._digest.write(self._file, meta.ended_ns):
+            extra[DIGEST_KEY] = digest
         self._writer.add_key_value_metadata(extra)
         self._writer.close()
         self._file.flush()
@@ -160,16 +170,27 @@ class RecordingWriter:
         self._file.close()
 
 
+_ROWS, _COLUMNS = b":", b"|"  # one row after the other, as it once was; one column after the other: half as long
+
+
 def pack(array: npt.NDArray[Any]) -> bytes:
-    """An array as text for the footer: zstd, base64."""
-    data = array.tobytes()
-    return f"{len(data)}:".encode() + base64.b64encode(pa.compress(data, "zstd", asbytes=True))
+    """A structured array as text for the footer: zstd, base64."""
+    data = b"".join(np.ascontiguousarray(array[name]).tobytes() for name in array.dtype.names or ())
+    return str(len(data)).encode() + _COLUMNS + base64.b64encode(pa.compress(data, "zstd", asbytes=True))
 
 
 def unpack(text: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """The inverse of pack; empty for b""."""
     if not text:
         return np.empty(0, dtype)
-    length, _, data = text.partition(b":")
+    order = _COLUMNS if _COLUMNS in text[:24] else _ROWS
+    length, _, data = text.partition(order)
     raw = pa.decompress(base64.b64decode(data), int(length), "zstd", asbytes=True)
-    return np.frombuffer(raw, dtype)
+    if order == _ROWS:
+        return np.frombuffer(raw, dtype)
+    array = np.empty(len(raw) // dtype.itemsize, dtype)
+    offset = 0
+    for name in dtype.names or ():
+        array[name] = np.frombuffer(raw, dtype[name], len(array), offset)
+        offset += array[name].nbytes
+    return array

@@ -22,7 +22,9 @@ from exitscope_probes.wire import Message, WireError
 from . import conditions
 from .columns import STAGE_COLUMNS, to_table
 from .file import HISTOGRAM_CELL_DTYPE, ROW_GROUP, RecordingWriter
+from .load import Running
 from .meta import Gap, RecordingMeta, State
+from .retrace import Retrace
 from .spool import Block, Kind, SpoolError, read_spool
 from .survey import Survey
 
@@ -68,13 +70,16 @@ def finish(spool_path: str, path: str) -> RecordingMeta:
 
     Returns what the file says about itself. Raises SpoolError if nothing can be read, OSError if it cannot be written.
     """
-    survey, head, end, late_ns, late = _first_pass(spool_path)
+    retrace, running = Retrace(), Running()
+    survey, head, end, late_ns, late = _first_pass(spool_path, retrace, running)
     if survey.started_ns is None:
         raise SpoolError("no totals had come from the collector yet: nothing was recorded")
     meta = _meta(survey, head, end)
+    meta.migrations = retrace.found(meta.id, conditions.only(head, end, survey), meta.started_ns, meta.started_wall_ms)
+    meta.load_start, meta.load_stop = running.loads(head, end)
     part = f"{path}.part"
     try:
-        with RecordingWriter(part) as writer:
+        with RecordingWriter(part, meta.started_ns) as writer:
             pieces = _Pieces(writer)
             window_ns = survey.started_ns, survey.ended_ns if _is_whole(end) else None
             for ids, records in _ordered(spool_path, survey, late, late_ns):
@@ -102,7 +107,9 @@ def _messages(blocks: Iterator[Block]) -> Iterator[Message]:
                 yield from block.messages()
 
 
-def _first_pass(path: str) -> tuple[Survey, dict[str, Any], dict[str, Any] | None, int, list[tuple[int, Records]]]:
+def _first_pass(
+    path: str, retrace: Retrace, running: Running
+) -> tuple[Survey, dict[str, Any], dict[str, Any] | None, int, list[tuple[int, Records]]]:
     """(survey, head, end or None, how late a record may be, the later ones of each session)."""
     survey, head, end, last_ns = Survey(), {}, None, 0
     late_ns, late, late_count = LATE_NS, [], 0
@@ -115,6 +122,9 @@ def _first_pass(path: str) -> tuple[Survey, dict[str, Any], dict[str, Any] | Non
             last_ns = block.time_ns
         for message in _messages(iter([block])):
             survey.take(message)
+            running.take(message)
+            with suppress(WireError):
+                retrace.take(message)
             if message.kind is Frame.FAULTS:
                 records = message.arrays["records"]
                 later = records[_lateness(message) > late_ns].copy()
@@ -201,7 +211,7 @@ def _is_whole(end: dict[str, Any] | None) -> bool:
 
 def _meta(survey: Survey, head: dict[str, Any], end: dict[str, Any] | None) -> RecordingMeta:
     state: State = "finished" if end is None or end.get("state") != "failed" else "failed"
-    only = head.get("vm")
+    only = conditions.only(head, end, survey)
     hello = survey.hello
     cpus = hello.get("cpus")
     return RecordingMeta(

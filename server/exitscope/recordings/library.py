@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,8 @@ from ..errors import ApiError
 from .file import RecordingFile
 from .finish import finish
 from .meta import RecordingMeta, State
+from .preroll import Opening
+from .quiet import in_quiet_thread
 from .recorder import Recorder, head
 from .shelf import Shelf, find, new_id
 from .spool import SpoolError, SpoolWriter, claimed
@@ -27,7 +28,6 @@ MAX_NAME: Final = 120
 _BEGIN_S: Final = 3.0
 _STOP_S: Final = 60.0
 _UPKEEP_S: Final = 5.0
-_NICE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,33 @@ class Library:
                 one.task.cancel()
         await asyncio.gather(*(one.task for one in running if one.task), return_exceptions=True)
 
-    async def start(self, name: str = "", vm: str | None = None) -> str:
-        """Begin a recording of one VM or of all; returns its id once it really records. Raises ApiError 409."""
+    @property
+    def socket_path(self) -> str | None:
+        """The collector's; None: nothing can be recorded here."""
+        return self._socket_path
+
+    def recording(self, vm: str) -> str | None:
+        """Id of a recording that runs and has all of this VM; None if there is none."""
+        return next((id for id, one in self._running.items() if one.vm in (None, vm) and not one.finishing), None)
+
+    def include(self, recording_id: str, vm: str, earlier: Sequence[bytes] = ()) -> None:
+        """Record this VM, too: see Recorder.include."""
+        if one := self._running.get(recording_id):
+            one.recorder.include(vm, earlier)
+
+    async def start(self, name: str = "", vm: str | None = None, opening: Opening | None = None) -> str:
+        """Begin a recording of one VM or of all; returns its id once it really records. Raises ApiError 409.
+
+        opening: what preroll.py had kept; it is closed if the recording does not begin.
+        """
+        try:
+            return await self._start(name, vm, opening)
+        except ApiError:
+            if opening is not None:
+                opening.writer.close()
+            raise
+
+    async def _start(self, name: str, vm: str | None, opening: Opening | None) -> str:
         if self._socket_path is None:
             raise ApiError(
                 409, "not_live", "nothing is traced here: this server shows a recording", "Start it without --source."
@@ -108,13 +133,15 @@ class Library:
             raise ApiError(409, "too_many_recordings", f"{MAX_RUNNING} recordings run already", "Stop one of them.")
         recording_id = new_id()
         said = head(recording_id, name, vm)
+        if opening is not None:
+            said["started_wall_ms"] -= (time.monotonic_ns() - opening.since_ns) // 1_000_000
         try:
             self.shelf.make()
             spool = SpoolWriter(self.shelf.path(recording_id, "spool"), said)
         except OSError as error:
             why = f"cannot write to {self.shelf.directory}: {error.strerror or error}"
             raise ApiError(409, "not_writable", why, "See --recordings.") from None
-        recorder = Recorder(spool, self._socket_path, vm, self.limits.max_bytes or None)
+        recorder = Recorder(spool, self._socket_path, vm, self.limits.max_bytes or None, opening)
         one = self._running[recording_id] = _Running(recorder, name, vm, said["started_wall_ms"])
         one.task = asyncio.create_task(self._record(recording_id, one))
         begun = asyncio.create_task(recorder.begun.wait())
@@ -130,14 +157,14 @@ class Library:
             409, "no_collector", f"no collector on {self._socket_path}: nothing to record", "Start `exitscope collect`."
         )
 
-    async def stop(self, recording_id: str) -> Entry:
-        """End a recording; returns it finished, or still `recording` with a note if finishing takes long.
+    async def stop(self, recording_id: str, note: str = "") -> Entry:
+        """End a recording. Returns it finished, or still `recording` with a note if finishing takes long.
 
-        Stopping one that has ended already changes nothing. Raises ApiError 404.
+        note: why, if somebody may wonder. Stopping one that has ended already changes nothing. Raises ApiError 404.
         """
         one = self._running.get(recording_id)
         if one is not None and one.task is not None:
-            one.recorder.stop()
+            one.recorder.stop(note)
             await asyncio.wait((one.task,), timeout=_STOP_S)
         return self.entry(recording_id)
 
@@ -228,7 +255,7 @@ class Library:
             spool, path = self.shelf.path(recording_id, "spool"), self.shelf.path(recording_id, "parquet")
             try:
                 with claimed(spool):
-                    await _in_quiet_thread(lambda: finish(str(spool), str(path)))
+                    await in_quiet_thread(lambda: finish(str(spool), str(path)))
             except BlockingIOError:  # by another process
                 return
             except SpoolError as error:
@@ -253,30 +280,6 @@ class Library:
             recording_id, one.name, "recording", one.started_wall_ms, age_ns, one.recorder.records,
             one.recorder.spool.size_bytes, [one.vm] if one.vm else [], note,
         )  # fmt: skip
-
-
-async def _in_quiet_thread(work: Callable[[], object]) -> None:
-    """In a thread of its own, that lets others go first and does not hold up the server's end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: BaseException | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error else done.set_result(None)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-            work()
-        except BaseException as raised:  # whoever waits for it gets it
-            error = raised
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, error)
-
-    threading.Thread(target=run, daemon=True, name="finish").start()
-    await done
 
 
 def _unknown(recording_id: str) -> ApiError:

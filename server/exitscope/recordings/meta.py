@@ -4,6 +4,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..migrations.models import Migration
+
 FORMAT: Final = 1
 
 State = Literal["recording", "finished", "failed"]
@@ -36,6 +38,8 @@ class RecordedVm(_Model):
     pid: int = Field(default=0, description="Process id of the VMM.")
     name: str = Field(default="", description="Name for a person.")
     vmm: str | None = Field(default=None, description="Which VMM it is; null if not known.")
+    uuid: str | None = Field(default=None, description="The VM's UUID; null if not known.")
+    domain: str | None = Field(default=None, description="Name of libvirt's domain; null if not known.")
     command: str | None = Field(default=None, description="Command line of the VMM; null if not known.")
     vcpus: list[RecordedVcpu] = Field(default=[], description="Its vCPUs by number.")
     handlers: list[Handler] = Field(default=[], description="Threads that resolved recorded faults, busiest first.")
@@ -99,6 +103,13 @@ class Gap(_Model):
     to_ns: int = Field(description="Its end, CLOCK_MONOTONIC ns.")
 
 
+class Load(_Model):
+    """How busy the host was at one moment."""
+
+    average: float | None = Field(default=None, description="Load average of the last minute; null: not known.")
+    vms: int | None = Field(default=None, description="VMs that ran, recorded or not; a count, null: not known.")
+
+
 class RecordingMeta(_Model):
     """All that a recording knows besides its records."""
 
@@ -113,12 +124,17 @@ class RecordingMeta(_Model):
     kernel: str | None = Field(default=None, description="Release of its kernel.")
     cpus: int | None = Field(default=None, description="Number of its processors.")
     cpu_model: str | None = Field(default=None, description="What it calls its processors.")
+    load_start: Load = Field(default=Load(), description="How busy the host was when the recording began.")
+    load_stop: Load = Field(default=Load(), description="How busy it was when the recording ended.")
     sampling: str = Field(default="none", description="none: every finished fault is a record.")
     hooks: list[dict[str, Any]] = Field(default=[], description="The hook plan, as in /capabilities.")
     profile: dict[str, Any] = Field(default={}, description="The kernel's series, with the names of its exit flags.")
     vms: list[RecordedVm] = Field(default=[], description="VMs that were there.")
     totals: Totals = Field(default=Totals(), description="The kernel's exact totals at start and stop.")
     loss: dict[str, int] = Field(default={}, description="Loss ledger over the recording: name -> count.")
+    migrations: list[Migration] = Field(
+        default=[], description="Migrations and other pagings-in of its VMs, as far as it saw them; oldest first."
+    )
     lost_ns: int = Field(default=0, description="At most so much is missing at the end after a crash, ns; 0: nothing.")
     gaps: list[Gap] = Field(default=[], description="Times in which no collector ran.")
     records: int = Field(default=0, description="Number of records.")

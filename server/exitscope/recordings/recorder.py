@@ -8,12 +8,14 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, WireError, decode_body, decode_header, encode
 
+from .preroll import Opening
 from .spool import SpoolWriter
 
 log = logging.getLogger("exitscope")
@@ -36,12 +38,17 @@ _FOOTER_BYTES: Final = 128 << 10
 class Recorder:
     """One recording in progress. `run` until `stop`, or until the disk or `max_bytes` is full.
 
-    vm: id of the only VM to record; None: all. begun: it really records. over: nothing more can be written, `failure`
-    says why, None if it is max_bytes.
+    vm: id of the only VM to record; None: all. opening: what came before, and the connection that it came by. begun: it
+    really records. over: nothing more can be written, `failure` says why, None if it is max_bytes.
     """
 
     def __init__(
-        self, spool: SpoolWriter, socket_path: str, vm: str | None = None, max_bytes: int | None = None
+        self,
+        spool: SpoolWriter,
+        socket_path: str,
+        vm: str | None = None,
+        max_bytes: int | None = None,
+        opening: Opening | None = None,
     ) -> None:
         self.spool = spool
         self.failure: str | None = None
@@ -50,9 +57,12 @@ class Recorder:
         self.connected = False
         self.begun = asyncio.Event()  # the totals at the start are there
         self._socket_path = socket_path
-        self._vm = vm
+        self._vms = None if vm is None else [vm]
+        self._opening = opening
+        self._listed: Message | None = None
         self._max_bytes = max_bytes
         self._numbers: set[int] = set()
+        self._faults_ns = 0  # time of the newest FAULTS
         self._frames: list[bytes] = []
         self._pending_bytes = 0
         self._writing = asyncio.Lock()
@@ -66,6 +76,24 @@ class Recorder:
         self.note = self.note or note
         self._stop_ns = self._stop_ns or time.monotonic_ns()
         self._stopping.set()
+
+    def include(self, vm: str, earlier: Sequence[bytes] = ()) -> None:
+        """Record this VM, too, from now on. earlier: frames of before (preroll.py): those of its records are taken."""
+        if self._vms is None or vm in self._vms:
+            return
+        self._vms.append(vm)
+        known = self._numbers.copy()
+        if self._listed is not None:
+            self._learn(self._listed)
+        fresh = list(self._numbers - known)
+        for data in earlier:
+            header = decode_header(data[:HEADER_BYTES])
+            if header.kind is not Kind.FAULTS or header.time_ns > self._faults_ns:  # those are still to come
+                continue
+            message = decode_body(header, data[HEADER_BYTES:])
+            records = message.arrays["records"]
+            arrays = {"records": records[np.isin(records["vm"], fresh)]}
+            self._put(Message(Kind.FAULTS, time.monotonic_ns(), message.meta, arrays, message.sequence))
 
     async def run(self) -> None:
         """Record; then say in the spool how it ended, and close it."""
@@ -90,14 +118,19 @@ class Recorder:
             self._end()
 
     async def _connections(self) -> None:
+        opening, self._opening = self._opening, None
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(self._socket_path, limit=_READ_LIMIT_BYTES)
+                if opening is not None:
+                    reader, writer = opening.reader, opening.writer
+                else:
+                    reader, writer = await asyncio.open_unix_connection(self._socket_path, limit=_READ_LIMIT_BYTES)
             except OSError:
                 await asyncio.sleep(_BACKOFF_S)
                 continue
+            earlier, opening = opening.frames if opening is not None else [], None
             try:
-                if await self._frames_of(reader):
+                if await self._frames_of(reader, earlier):
                     return
             except (WireError, asyncio.IncompleteReadError, OSError) as error:
                 if not isinstance(error, asyncio.IncompleteReadError):
@@ -108,34 +141,52 @@ class Recorder:
             await self._flush()
             await asyncio.sleep(_BACKOFF_S)
 
-    async def _frames_of(self, reader: asyncio.StreamReader) -> bool:
+    async def _frames_of(self, reader: asyncio.StreamReader, earlier: list[bytes]) -> bool:
         """Take frames until the connection ends (IncompleteReadError); True once what was wanted is there."""
+        for data in earlier:  # a VM's first records come before discovery names it
+            if self._vms is not None and decode_header(data[:HEADER_BYTES]).kind is Kind.VMS:
+                self._learn(decode_body(decode_header(data[:HEADER_BYTES]), data[HEADER_BYTES:]))
+        for data in earlier:
+            self.connected = True
+            await self._frame(data[:HEADER_BYTES], data[HEADER_BYTES:])
         while True:
             head = await reader.readexactly(HEADER_BYTES)
-            header = decode_header(head)
-            rest = await reader.readexactly(header.rest_bytes)
+            rest = await reader.readexactly(decode_header(head).rest_bytes)
             self.connected = True
-            frame: bytes | None = head + rest
-            final = False
-            if header.kind is Kind.VMS and self._vm is not None:
-                self._learn(decode_body(header, rest))
-            elif header.kind is Kind.FAULTS:
-                message = decode_body(header, rest)
-                if self._vm is not None:
-                    message = self._only(message)
-                    frame = encode(message) if len(message.arrays["records"]) else None
-                self.records += len(message.arrays["records"])
-            elif header.kind is Kind.TOTALS:
-                said = decode_body(header, rest).meta
-                polled_ns = said.get("polled_ns", header.time_ns)
-                if said.get("snapshot") is not True:  # survey.py: from here on records and totals are the same faults
-                    self.begun.set()
-                final = self._stop_ns is not None and polled_ns >= self._stop_ns
-            if frame:
-                await self._take(frame)
-            if final:
+            if await self._frame(head, rest):
                 await self._drain(reader)
                 return True
+
+    async def _frame(self, head: bytes, rest: bytes) -> bool:
+        """Take one; whether it is the last that is wanted."""
+        header = decode_header(head)
+        frame: bytes | None = head + rest
+        final = False
+        if header.kind is Kind.VMS and self._vms is not None:
+            self._listed = decode_body(header, rest)
+            self._learn(self._listed)
+        elif header.kind is Kind.FAULTS:
+            message = decode_body(header, rest)
+            self._faults_ns = header.time_ns
+            self._put(self._only(message))
+            frame = None
+        elif header.kind is Kind.TOTALS:
+            said = decode_body(header, rest).meta
+            polled_ns = said.get("polled_ns", header.time_ns)
+            if said.get("snapshot") is not True:  # survey.py: from here on records and totals are the same faults
+                self.begun.set()
+            final = self._stop_ns is not None and polled_ns >= self._stop_ns
+        if frame:
+            self._add(frame)
+        if self._pending_bytes >= _FLUSH_BYTES:
+            await self._flush()
+        return final
+
+    def _put(self, faults: Message) -> None:
+        """Add FAULTS, if there are any in it."""
+        if len(faults.arrays["records"]):
+            self.records += len(faults.arrays["records"])
+            self._add(encode(faults))
 
     async def _drain(self, reader: asyncio.StreamReader) -> None:
         """Records of faults that the last totals count, and nothing else."""
@@ -147,31 +198,27 @@ class Recorder:
                     header = decode_header(head)
                     rest = await reader.readexactly(header.rest_bytes)
                 if header.kind is Kind.FAULTS:
-                    message = self._only(decode_body(header, rest))
-                    self.records += len(message.arrays["records"])
-                    await self._take(encode(message))
+                    self._put(self._only(decode_body(header, rest)))
         except (TimeoutError, asyncio.IncompleteReadError, WireError, OSError):
             return
 
     def _learn(self, message: Message) -> None:
-        """Numbers of the VM that is wanted."""
+        """Numbers of the VMs that are wanted."""
         vms = message.meta.get("vms")
         for vm in vms if isinstance(vms, list) else []:
-            if isinstance(vm, dict) and vm.get("id") == self._vm and isinstance(vm.get("vm"), int):
+            if isinstance(vm, dict) and vm.get("id") in (self._vms or ()) and isinstance(vm.get("vm"), int):
                 self._numbers.add(vm["vm"])
 
     def _only(self, message: Message) -> Message:
-        if self._vm is None:
+        if self._vms is None:
             return message
         records = message.arrays["records"]
         wanted = np.isin(records["vm"], list(self._numbers))
         return Message(message.kind, message.time_ns, message.meta, {"records": records[wanted]}, message.sequence)
 
-    async def _take(self, frame: bytes) -> None:
+    def _add(self, frame: bytes) -> None:
         self._frames.append(frame)
         self._pending_bytes += len(frame)
-        if self._pending_bytes >= _FLUSH_BYTES:
-            await self._flush()
 
     async def _flushes(self) -> None:
         while True:
@@ -210,7 +257,7 @@ class Recorder:
         try:
             if self._frames and self.failure is None:
                 self.spool.frames(b"".join(self._frames))
-            self.spool.end("failed" if self.failure else "finished", self.note, self._silent)
+            self.spool.end("failed" if self.failure else "finished", self.note, self._silent, (self._vms or ())[1:])
         except OSError as error:
             log.warning("%s: %s", self.spool.path, error)
             self._fail(f"cannot write any more: {error.strerror or error}; recorded up to here, the tracing goes on")

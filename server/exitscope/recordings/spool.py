@@ -4,8 +4,8 @@ A block is a 28-byte header and `stored` bytes, zstd-compressed. Blocks are writ
 by one write(2): of a killed writer only the last block can be missing or cut off, and its checksum tells. The
 writer holds a lock that the kernel takes away with the process: a spool without it is an orphan.
 
-Kinds: HEAD first, JSON {"id", "name", "vm", "started_wall_ms"}; FRAMES, wire frames one after the other; END last,
-JSON {"state", "note", "silent"}: without it, the writer was killed.
+Kinds: HEAD first, JSON {"id", "name", "vm", "started_wall_ms", "load_average"}; FRAMES, wire frames one after the
+other; END last, JSON {"state", "note", "silent", "vms", "load_average"}: without it, the writer was killed.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 
 from exitscope_probes.wire import HEADER_BYTES, Message, WireError, decode_body, decode_header
+
+from .load import load_average
 
 _HEADER: Final = struct.Struct("<4sIIIIQ")  # magic, kind, stored bytes, raw bytes, crc32 of what is stored, time_ns
 _MAGIC: Final = b"XSPL"
@@ -83,7 +85,7 @@ class SpoolWriter:
         self.size_bytes = 0
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._append(Kind.HEAD, json.dumps(head).encode())
+            self._append(Kind.HEAD, json.dumps(head | {"load_average": load_average()}).encode())
         except OSError:
             os.unlink(self.path)
             os.close(self._fd)
@@ -93,9 +95,10 @@ class SpoolWriter:
         """Append wire frames."""
         self._append(Kind.FRAMES, data)
 
-    def end(self, state: str, note: str, silent: bool = False) -> None:
-        """Say how it ended. silent: without a collector, since the block before."""
-        self._append(Kind.END, json.dumps({"state": state, "note": note, "silent": silent}).encode())
+    def end(self, state: str, note: str, silent: bool = False, vms: Iterable[str] = ()) -> None:
+        """Say how it ended. silent: without a collector, since the block before; vms: of further VMs that it is of."""
+        said = {"state": state, "note": note, "silent": silent, "vms": list(vms), "load_average": load_average()}
+        self._append(Kind.END, json.dumps(said).encode())
 
     def close(self) -> None:
         """Give the lock back."""

@@ -82,6 +82,7 @@ class Survey:
         self.handlers: dict[tuple[Key, int], int] = {}
         self.memslots: dict[Key, set[int]] = {}
         self.async_faults: set[Key] = set()
+        self.recorded: set[Key] = set()  # VMs with records
         self.bye: str | None = None
         self._slots: dict[int, _Slot] = {}
         self._vm_rows: dict[int, Counted] = {}
@@ -126,7 +127,8 @@ class Survey:
             self._vm_rows.clear()
             self._last_loss = {}
         self.hello, self.bye = said, None
-        self._dropped_here = 0
+        dropped = said.get("dropped")  # before what preroll.py handed over
+        self._dropped_here = dropped if isinstance(dropped, int) else 0
 
     def _totals(self, message: Message) -> None:
         polled_ns = int(message.meta.get("polled_ns") or message.time_ns)
@@ -244,6 +246,7 @@ class Survey:
             self.dropped += dropped - self._dropped_here
             self._dropped_here = dropped
         self.records += len(records)
+        self.recorded.update((self.session, number) for number in np.unique(records["vm"]).tolist())
         pairs, fills = np.unique(
             records["vm"].astype(np.uint64) << np.uint64(32) | records["handler_tid"], return_counts=True
         )

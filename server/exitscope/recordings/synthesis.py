@@ -32,6 +32,7 @@ from exitscope_probes.records import (
 )
 from exitscope_probes.wire import Kind, Message
 
+from . import conditions
 from .columns import from_table
 from .counters import (
     BACKGROUND,
@@ -93,7 +94,7 @@ class Synthesis:
     def welcome(self) -> list[Message]:
         """HELLO, VMS and a snapshot of TOTALS."""
         meta = self.meta
-        hello = {
+        hello: dict[str, Any] = {
             "version": "",
             "host": meta.host,
             "kernel": meta.kernel,
@@ -101,6 +102,8 @@ class Synthesis:
             "started_ns": self.time_ns,
             "capabilities": {"hooks": meta.hooks, "profile": meta.profile},
         }
+        if "migrations" in meta.model_fields_set:  # older ones do not say: they are recognised again
+            hello["migrations"] = [one.model_dump() for one in meta.migrations]
         self._count(self.time_ns)
         return [Message(Kind.HELLO, self.time_ns, hello), self._vms(), self._totals(np.flatnonzero(self._cells), True)]
 
@@ -256,6 +259,7 @@ class Synthesis:
             names = {vcpu.vcpu: vcpu.name for vcpu in vm.vcpus} if vm else {}
             mine = (open_ones["vm"] == number) & (queued_ns <= self.time_ns)
             pending, total = int((mine & (read_ns > self.time_ns)).sum()), int(mine.sum())
+            queue = [{"fd": 0, "pending": pending, "total": total}]
             vcpus = [
                 {"vcpu": vcpu, "slot": slot, "tid": int(self._rows["tid"][slot]), "name": names.get(vcpu, "")}
                 for (owner, vcpu), slot in self._slots.items()
@@ -270,7 +274,8 @@ class Synthesis:
                     "vmm": vm.vmm if vm else None,
                     "state": "running",
                     "vcpus": vcpus,
-                    "uffds": [{"fd": 0, "pending": pending, "total": total}],
+                    "uffds": queue if vm is None or vm.uffd_features != [] else [],
+                    **(conditions.said(vm) if vm else {}),
                 }
             )
         return Message(Kind.VMS, self.time_ns, {"vms": listed})

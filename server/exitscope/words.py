@@ -1,6 +1,22 @@
-"""Numbers as a person reads them: the only place here where nanoseconds become µs and ms."""
+"""Numbers as a person reads them: the only place here where nanoseconds become µs and ms, and bytes GiB."""
 
-from .statistics import Interval
+from typing import Protocol
+
+
+class Interval(Protocol):
+    """A value with its bounds, ns."""
+
+    @property
+    def value(self) -> float:
+        """The value itself."""
+
+    @property
+    def low(self) -> float:
+        """Its lower bound."""
+
+    @property
+    def high(self) -> float:
+        """Its upper bound."""
 
 
 def duration(ns: float) -> str:
@@ -41,6 +57,15 @@ def percent(share: float) -> str:
 def count(number: int) -> str:
     """1,234,567"""
     return f"{number:,}"
+
+
+def size(length_bytes: int) -> str:
+    """4 KiB, 1.50 GiB"""
+    for unit, bytes_each in (("bytes", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)):
+        if length_bytes < 1000 * bytes_each:
+            whole, rest = divmod(length_bytes, bytes_each)
+            return f"{whole if not rest else _three(length_bytes / bytes_each)} {unit}"
+    return f"{_three(length_bytes / (1 << 40))} TiB"
 
 
 def _three(value: float) -> str:

@@ -1,0 +1,28 @@
+"""How alarms speak: lengths of time, counts and lists, for a person."""
+
+from collections.abc import Sequence
+from typing import Final
+
+_UNITS: Final = ((3600 * 10**9, "h"), (60 * 10**9, "min"), (10**9, "s"), (10**6, "ms"))
+_NAMED: Final = 4
+
+
+def age(length_ns: int) -> str:
+    """Such as 850 ms, 1.4 s, 12 s, 3.5 min: what a person would say."""
+    for unit_ns, unit in _UNITS:
+        if length_ns >= unit_ns:
+            value = length_ns / unit_ns
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "ms" else f"{value:.1f} {unit}"
+    return "less than 1 ms"
+
+
+def count(number: int, what: str, many: str = "") -> str:
+    """Such as 1 fault, 12,345 faults."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def names(listed: Sequence[str]) -> str:
+    """Such as a, b and 3 others."""
+    if len(listed) > _NAMED:
+        return f"{', '.join(listed[: _NAMED - 1])} and {len(listed) - _NAMED + 1} others"
+    return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))

@@ -1,0 +1,85 @@
+"""The evidence, in sentences."""
+
+from typing import Final
+
+from ..peer import PeerMigration
+from ..words import duration
+from .recognise import Seen
+
+PAUSED: Final = "It paused "
+LOST: Final = "QEMU does not answer any more"
+RESTARTED: Final = "The collector was started again meanwhile: what happened while none ran is not counted."
+
+
+def signs(before: Seen, now: Seen, uffds: int) -> str:
+    """What the kernel shows of its begin."""
+    demand = (now.placed - now.background) - (before.placed - before.background)
+    seen = [
+        _count(now.faults - before.faults, "fault that userspace resolved", "faults that userspace resolved"),
+        _count(demand, "page filled on demand", "pages filled on demand"),
+        _count(now.background - before.background, "page filled in the background", "pages filled in the background"),
+        _count(len(now.open_ns), "vCPU waiting for a page", "vCPUs waiting for a page"),
+    ]
+    told = ", ".join(one for one in seen if one) or "somebody waiting in userfaultfd"
+    registered = f" with {_count(uffds, 'userfaultfd', 'userfaultfds')} open" if uffds else ""
+    return f"First seen in the kernel's totals{registered}: {told}."
+
+
+def earlier(faults: int) -> str:
+    """What had been counted before."""
+    return f"{_count(faults, 'fault', 'faults')} had been counted before this began to look: not in these figures."
+
+
+def said(answer: PeerMigration, missed: bool) -> str:
+    """What QEMU said first."""
+    postcopy = ", with postcopy-ram on" if "postcopy-ram" in (answer.capabilities or ()) else ""
+    when = " It began and ended between two answers." if missed else ""
+    return f"QEMU said “{answer.status}” over QMP{postcopy}.{when}"
+
+
+def over(status: str | None) -> str:
+    """What it said last."""
+    return f"QEMU said “{status}”."
+
+
+def lost(reason: str | None) -> str:
+    """From here on without QEMU."""
+    why = f" ({reason.rstrip('.')})" if reason else ""
+    return f"{LOST}{why}: the rest is what the kernel shows."
+
+
+def silent(reason: str) -> str:
+    """Why QEMU is not asked."""
+    return f"QEMU is not asked: {reason.rstrip('.')}."
+
+
+def idle(length_ns: int, uffds: int) -> str:
+    """Ended since nothing happens."""
+    still = f"; {_count(uffds, 'userfaultfd is', 'userfaultfds are')} still open" if uffds else ""
+    return f"Nothing was filled and nobody waited for {duration(length_ns)} after the last fill{still}."
+
+
+def closed(uffds: int) -> str:
+    """Ended since the userfaultfd is closed."""
+    return f"Its {'userfaultfd was' if uffds == 1 else f'{uffds} userfaultfds were'} closed after the last fill."
+
+
+def paused(times: int, length_ns: int) -> str:
+    """It went on."""
+    return f"{PAUSED}{_count(times, 'time', 'times')}, for {duration(length_ns)} in all."
+
+
+def gone(after_ns: int, unfinished: int, uffds: int, status: str | None) -> str:
+    """Ended with the VM. after_ns: since the last sign."""
+    parts = [f"The VM went away {duration(max(after_ns, 0))} after the last sign of it"]
+    if unfinished:
+        parts.append(f"{_count(unfinished, 'fault', 'faults')} never ended")
+    if uffds:
+        parts.append(_count(uffds, "userfaultfd was", "userfaultfds were") + " still registered")
+    if status:
+        parts.append(f"QEMU had last said “{status}”")
+    return "; ".join(parts) + "."
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}" if n > 0 else ""

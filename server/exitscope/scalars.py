@@ -1,0 +1,23 @@
+"""Columns of the counters that are kept per vCPU and per VM."""
+
+from typing import Final
+
+from exitscope_probes.histogram import BUCKETS
+from exitscope_probes.records import EXIT_CELLS, MODES, RESOLVERS, SERIES
+
+# Columns of the per-vCPU scalars, all int64.
+COUNTS: Final = slice(0, SERIES)
+SUMS_NS: Final = slice(SERIES, 2 * SERIES)
+EXITS: Final = slice(2 * SERIES, 2 * SERIES + EXIT_CELLS)
+STALL_NS: Final = 2 * SERIES + EXIT_CELLS
+SCALARS: Final = STALL_NS + 1
+
+# Columns of the per-VM scalars.
+DEMAND: Final = slice(0, len(RESOLVERS))
+BACKGROUND: Final = slice(len(RESOLVERS), 2 * len(RESOLVERS))
+FAILED: Final = 2 * len(RESOLVERS)
+VM_SCALARS: Final = FAILED + 1
+
+HISTOGRAM_WIDTH: Final = SERIES * BUCKETS
+USER_MODES: Final = len(MODES) - 1
+"""Modes that userspace resolves. The last, `kernel`, is shown apart: its many short ones hide the rest."""

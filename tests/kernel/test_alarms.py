@@ -1,0 +1,176 @@
+"""Alarms of real guests and a real migration, through a real collector: what must be told, and what must not."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exitscope.aggregate import Aggregate
+from exitscope.alarms import death
+from exitscope.alarms.alarms import Alarms
+from exitscope.alarms.models import Alarm
+from exitscope.source import Status
+from exitscope_probes.wire import Kind
+from tests.kernel.client import Client, collecting
+from tests.kernel.harness import TIMEOUT_S, finish, guest
+from tests.kernel.migration import Migration, Plan
+
+pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
+
+S = 1_000_000_000
+STALLS = {"vcpu_stalled", "oldest_fault"}
+
+
+class Operator:
+    """Looks at what a collector says of all VMs."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.aggregate = Aggregate()
+        self._alarms = Alarms()
+        self._status = Status("live", connected=True)
+
+    def watch(self, condition: Callable[[], object], what: str) -> None:
+        """Until it holds; it is asked after every message."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"never: {what}; but {self._alarms.listed().alarms}"
+            message = self._client.read()
+            self.aggregate.handle(message)
+            self._status.data_ns = time.monotonic_ns()
+            if message.kind is Kind.TOTALS:
+                self._alarms.look(self.aggregate, self._status, time.monotonic_ns())
+
+    def for_seconds(self, seconds: float) -> None:
+        """Just look on."""
+        until = time.monotonic() + seconds
+        self.watch(lambda: time.monotonic() > until, "time")
+
+    def alarms(self, pid: int) -> list[Alarm]:
+        """All of a process's VM, active or not."""
+        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
+        return [alarm for alarm in self._alarms.listed().alarms if alarm.vm in ids]
+
+    def active(self, pid: int) -> dict[str, Alarm]:
+        """Kind -> the active one."""
+        return {alarm.kind: alarm for alarm in self.alarms(pid) if alarm.active}
+
+    def lost(self) -> bool:
+        """Whether records are said to be lost."""
+        return any(alarm.kind == "records_lost" for alarm in self._alarms.listed().alarms)
+
+    def waiting(self, pid: int) -> bool:
+        """Whether its VM has an open fault."""
+        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
+        return any(fault.vm in ids for fault in self._alarms.oldest_faults)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    monkeypatch.setattr(death, "SHOWN_NS", 2 * S)
+    path = tmp_path / "socket"
+    with collecting(path):
+        client = Client(path)
+        yield Operator(client)
+        client.close()
+
+
+def test_a_handler_that_never_fills_and_a_vm_that_is_killed_then(operator: Operator) -> None:
+    with guest("--mode", "uffd", "--hold-fault", "--vcpus", 4, "--pages", 40) as process:
+        operator.watch(lambda: operator.active(process.pid).keys() >= STALLS | {"handler_stuck"}, "three alarms")
+        active = operator.active(process.pid)
+        assert "no page has been filled for" in active["handler_stuck"].message
+        assert active["vcpu_stalled"].message.startswith("4 of 4 vCPUs of ")
+        assert operator.waiting(process.pid)
+        process.kill()
+        process.wait()
+        operator.watch(lambda: "vm_died" in operator.active(process.pid), "that it has died")
+        assert " with 4 faults unresolved, the oldest for " in operator.active(process.pid)["vm_died"].message
+        operator.watch(lambda: not operator.active(process.pid), "the alarms' end")
+        kinds = {alarm.kind for alarm in operator.alarms(process.pid)}
+        assert kinds == STALLS | {"handler_stuck", "vm_died"}
+        assert all(alarm.ended_ns for alarm in operator.alarms(process.pid))
+        assert not operator.waiting(process.pid)
+
+
+def test_a_handler_that_sleeps_over_one_fault_while_others_are_queued(operator: Operator) -> None:
+    with guest("--mode", "uffd", "--vcpus", 6, "--pages", 60, "--delay-us", 30_000_000) as process:
+        operator.watch(lambda: "handler_stuck" in operator.active(process.pid), "a handler that is stuck")
+        message = operator.active(process.pid)["handler_stuck"].message
+        assert message.startswith("5 faults of ") and "are queued unread" in message and "6 vCPUs wait" in message
+
+
+def test_handlers_that_end_too_early(operator: Operator) -> None:
+    options = ("--handlers", 2, "--kill-handlers-after", 2000, "--delay-us", 1000)
+    with guest("--mode", "uffd", "--vcpus", 4, "--pages", 8000, *options) as process:
+        operator.watch(lambda: "handler_gone" in operator.active(process.pid), "handlers gone")
+        message = operator.active(process.pid)["handler_gone"].message
+        assert "uffd-handler-0 (" in message and "uffd-handler-1 (" in message and "wait for pages" in message
+
+
+def test_a_sigbus_livelock(operator: Operator) -> None:
+    options = ("--async", "--livelock", "--vcpus", 2, "--pages", 40, "--rounds", 0)
+    with guest("--mode", "exit", *options) as process:
+        operator.watch(lambda: "async_livelock" in operator.active(process.pid), "a livelock")
+        alarm = operator.active(process.pid)["async_livelock"]
+        assert "and 1 other of" in alarm.message and alarm.vcpu in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--mode", "uffd", "--delay-us", 300, "--handlers", 2],
+        ["--mode", "uffd", "--async", "--delay-us", 300],
+        ["--mode", "exit", "--delay-us", 300],
+    ],
+    ids=["uffd", "async", "exit"],
+)
+def test_an_ordinary_guest_raises_none(operator: Operator, options: list[object]) -> None:
+    with guest(*options, "--vcpus", 4, "--pages", 20_000) as process:
+        operator.watch(lambda: operator.waiting(process.pid), "a fault")
+        operator.watch(lambda: process.poll() is not None, "its end")
+        finish(process)
+        operator.for_seconds(2)
+        assert operator.alarms(process.pid) == []
+        assert not operator.lost()
+
+
+@pytest.mark.needs("vm")
+def test_a_destination_that_is_killed_amid_postcopy(operator: Operator, tmp_path: Path) -> None:
+    with Migration(Plan(vcpus=4, bytes_per_s=2 << 20), tmp_path) as migration:
+        migration.start()
+        pid = migration.destination.pid
+        operator.watch(lambda: operator.waiting(pid), "a fault")
+        operator.for_seconds(1)
+        migration.destination.kill()
+        operator.watch(lambda: "vm_died" in operator.active(pid), "that it has died")
+        assert "moved ended in the middle of its postcopy migration" in operator.active(pid)["vm_died"].message
+        operator.watch(lambda: not operator.active(pid), "the alarms' end")
+        assert operator.active(migration.source.pid) == {}
+
+
+@pytest.mark.needs("vm")
+def test_a_migration_that_goes_well_raises_none(operator: Operator, tmp_path: Path) -> None:
+    with Migration(Plan(vcpus=2, bytes_per_s=32 << 20), tmp_path) as migration:
+        migration.start()
+        migration.finish()
+        pids = migration.source.pid, migration.destination.pid
+        operator.for_seconds(3)
+        migration.source.kill()
+        operator.for_seconds(2)
+        migration.destination.kill()
+        operator.for_seconds(2)
+        assert [alarm for pid in pids for alarm in operator.alarms(pid) if alarm.kind != "vcpu_stalled"] == []
+
+
+@pytest.mark.needs("vm")
+def test_a_source_that_is_killed_leaves_the_destination_waiting(operator: Operator, tmp_path: Path) -> None:
+    with Migration(Plan(vcpus=2, bytes_per_s=2 << 20), tmp_path) as migration:
+        migration.start()
+        pid = migration.destination.pid
+        operator.watch(lambda: operator.waiting(pid), "a fault")
+        migration.source.kill()
+        operator.watch(lambda: operator.active(pid).keys() >= STALLS | {"handler_stuck"}, "three alarms")
+        assert operator.active(pid)["vcpu_stalled"].message.startswith("2 of 2 vCPUs of moved have stood still")
+        assert "vm_died" not in operator.active(pid)

@@ -1,0 +1,260 @@
+"""Alarms of handlers that vanish or stand still, and of VMs that die."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exitscope_probes.wire import Kind, Message
+
+from .alarm_scene import MS, Scene, thread
+from .frames import FakeVm, S
+
+READER, LISTENER = thread(700, "uffd reader", "fault-default"), thread(701, "page copier", "postcopy/listen")
+PROCESS = {"tid": 900, "name": "uffd-server", "cpu_ns": 5}
+
+
+def migrating(vcpus: int = 4, threads: Sequence[dict[str, Any]] = (READER, LISTENER)) -> tuple[Scene, FakeVm]:
+    scene = Scene()
+    vm = scene.feeder.add_vm(1, vcpus, id="one")
+    scene.threads[1] = [*threads, thread(4001, "main")]
+    scene.start()
+    scene.go(1)
+    return scene, vm
+
+
+def test_a_reader_that_vanishes_while_vcpus_wait() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 2)
+    scene.wait(vm, 3)
+    scene.threads[1] = [LISTENER]
+    scene.go(0.8)
+    alarm = scene.one("handler_gone")
+    assert (alarm.vm, alarm.vcpu, alarm.severity) == ("one", 2, "critical")
+    assert alarm.message == "The uffd reader fault-default (700) vanished, and 2 vCPUs of fake wait for pages."
+    scene.threads[1] = [READER, LISTENER]
+    scene.resolve(vm, 2)
+    scene.resolve(vm, 3)
+    scene.go(4)
+    assert scene.kinds == []
+
+
+def test_a_migration_that_ends_in_order() -> None:
+    """QEMU ends its fault thread, then closes the userfaultfd, then the thread that received the pages ends."""
+    scene, vm = migrating()
+    scene.wait(vm, 0)
+    scene.go(0.2)
+    scene.resolve(vm, 0)
+    scene.threads[1] = [LISTENER]
+    scene.go(2)
+    scene.uffds[1] = False
+    scene.go(2)
+    scene.threads[1] = []
+    scene.go(10)
+    scene.wait(vm, 0)
+    scene.go(0.8)
+    assert scene.alarms.listed().alarms == []
+
+
+def test_a_userfaultfd_that_outlives_its_handler() -> None:
+    scene, _ = migrating()
+    scene.threads[1] = []
+    assert scene.go(4) == []
+    scene.go(2)
+    alarm = scene.one("handler_gone")
+    assert (alarm.severity, alarm.vcpu) == ("warning", None)
+    assert "the userfaultfd of fake is still registered" in alarm.message
+    scene.uffds[1] = False
+    scene.go(4)
+    assert scene.kinds == []
+
+
+@pytest.mark.parametrize("cpu_ns", [None, 5])
+def test_a_handler_in_another_process(cpu_ns: int | None) -> None:
+    """The collector remembers who filled pages; of a process that has ended it has no CPU time to tell."""
+    scene, vm = migrating(threads=[])
+    scene.handlers[1] = [PROCESS]
+    scene.go(0.4)
+    vm.total = 1
+    scene.wait(vm, 1)
+    scene.handlers[1] = [PROCESS | {"cpu_ns": cpu_ns}]
+    scene.go(0.8)
+    said = [alarm.message for alarm in scene.active]
+    told = "The fault handler uffd-server (900) vanished, and 1 vCPU of fake waits for pages."
+    assert said == ([told] if cpu_ns is None else [])
+
+
+def test_some_of_many_handlers_may_end() -> None:
+    scene, vm = migrating(threads=[])
+    scene.threads[1] = [thread(700 + n, "uffd handler", f"uffd-handler-{n}") for n in range(6)]
+    scene.go(0.4)
+    scene.threads[1] = scene.threads[1][:1]
+    scene.wait(vm, 0)
+    assert scene.go(0.8) == []
+    scene.threads[1] = []
+    scene.go(0.4)
+    assert "uffd-handler-0 (700) vanished" in scene.one("handler_gone").message
+
+
+def test_events_that_nobody_reads() -> None:
+    scene, vm = migrating()
+    for vcpu in range(4):
+        scene.wait(vm, vcpu)
+    vm.pending, vm.total = 3, 4
+    scene.go(1.2)
+    assert "handler_stuck" not in scene.kinds
+    scene.go(0.4)
+    alarm = scene.one("handler_stuck")
+    assert (alarm.vm, alarm.severity, alarm.value_ns, alarm.limit_ns) == ("one", "critical", 1400 * MS, S)
+    assert alarm.message == (
+        "3 faults of fake are queued unread, nothing has been read or filled for 1.4 s, and 4 vCPUs wait."
+    )
+    scene.feeder.fill(vm, "COPY", demand=False)
+    scene.go(0.8)
+    assert scene.one("handler_stuck") == alarm, "nothing new was found: it is held"
+    for _ in range(6):
+        scene.feeder.fill(vm, "COPY", demand=False)
+        scene.go(0.6)
+    assert "handler_stuck" not in scene.kinds
+    assert "vcpu_stalled" in scene.kinds
+
+
+def test_events_that_are_read_and_not_filled() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 1)
+    vm.pending, vm.total = 0, 1
+    vm.totals["events_read"] = 1
+    scene.go(2)
+    assert scene.one("handler_stuck").message == (
+        "The fault of fake has been read, no page has been filled for 1.8 s, and 1 vCPU waits."
+    )
+
+
+def test_a_handler_that_reads_slowly_is_not_stuck() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 1)
+    vm.pending, vm.total = 5, 9
+    for _ in range(5):
+        vm.totals["events_read"] += np.uint64(1)
+        scene.go(0.8)
+    assert "handler_stuck" not in scene.kinds
+    for _ in range(5):
+        scene.feeder.vcpus[vm.slots[0]]["named_reads"] += 1
+        scene.go(0.8)
+    assert "handler_stuck" not in scene.kinds
+
+
+def test_faults_without_a_userfaultfd_have_no_handler() -> None:
+    scene = Scene()
+    vm = scene.feeder.add_vm(1, 1, id="one")
+    scene.uffds[1] = False
+    scene.start()
+    scene.wait(vm, 0)
+    scene.go(4)
+    assert scene.kinds == ["vcpu_stalled"]
+
+
+def test_a_destination_killed_amid_its_faults() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 0)
+    scene.wait(vm, 3)
+    vm.pending, vm.total = 1, 2
+    scene.go(0.4)
+    scene.kill(vm)
+    scene.go(0.2, vms=False)
+    alarm = scene.one("vm_died")
+    assert (alarm.vm, alarm.vm_name, alarm.severity) == ("one", "fake", "critical")
+    assert alarm.message == "fake ended in the middle of its postcopy migration with 2 faults unresolved."
+    scene.go(0.4)
+    assert scene.kinds == ["vm_died"]
+    scene.feeder.remove_vm(1)
+    scene.go(28)
+    assert scene.kinds == ["vm_died"]
+    scene.go(4)
+    assert scene.kinds == []
+    assert [alarm.kind for alarm in scene.ended] == ["vm_died"] and scene.ended[0].ended_ns
+    assert scene.alarms.oldest_faults == []
+
+
+def test_the_other_alarms_of_a_vm_that_dies_end_with_it() -> None:
+    scene, vm = migrating()
+    for vcpu in range(4):
+        scene.wait(vm, vcpu)
+    vm.pending = vm.total = 4
+    scene.threads[1] = []
+    scene.go(6)
+    assert scene.kinds == ["handler_gone", "oldest_fault", "vcpu_stalled"]
+    scene.kill(vm)
+    scene.go(0.4)
+    assert scene.kinds == ["vm_died"]
+    assert scene.one("vm_died").message == (
+        "fake ended in the middle of its postcopy migration with 4 faults unresolved, the oldest for 6.0 s."
+    )
+    assert {alarm.kind for alarm in scene.ended} == {"handler_gone", "oldest_fault", "vcpu_stalled"}
+
+
+def test_a_vm_that_ends_in_order_between_two_looks() -> None:
+    """At the last look it waited, as busy ones nearly always do; then it was served, and ended."""
+    scene, vm = migrating(threads=[thread(700, "uffd handler")])
+    scene.wait(vm, 0)
+    scene.go(0.4)
+    scene.resolve(vm, 0)
+    scene.kill(vm)
+    scene.go(1)
+    assert scene.alarms.listed().alarms == []
+
+
+def test_a_destination_killed_while_none_of_its_vcpus_waits() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 0)
+    scene.go(0.4)
+    scene.resolve(vm, 0)
+    scene.go(0.4)
+    scene.kill(vm)
+    scene.go(0.4)
+    assert scene.one("vm_died").message == "fake ended in the middle of its postcopy migration."
+
+
+def test_a_source_that_ends_after_its_migration_has_not_died() -> None:
+    scene = Scene()
+    vm = scene.feeder.add_vm(1, 2, id="one")
+    scene.uffds[1] = False
+    scene.start()
+    scene.go(1)
+    for status in ("active", "postcopy-active"):
+        meta = {"vm": 1, "id": "one", "follow": "followed", "at_ns": scene.feeder.time_ns, "status": status}
+        scene.aggregate.handle(Message(Kind.MIGRATION, scene.feeder.time_ns, meta | {"role": "source"}))
+        scene.go(0.4)
+    assert [course.state for course in scene.aggregate.migrations.courses()] == ["active"]
+    scene.kill(vm)
+    scene.go(4)
+    assert scene.alarms.listed().alarms == []
+
+
+def test_another_vms_death_is_not_its_own() -> None:
+    scene, vm = migrating()
+    other = scene.feeder.add_vm(2, 2, id="two")
+    scene.go(4)
+    scene.wait(other, 0)
+    scene.go(0.4)
+    scene.kill(other)
+    scene.go(0.2)
+    scene.kill(vm)
+    scene.go(1)
+    assert [alarm.vm for alarm in scene.active] == ["two"]
+
+
+def test_a_collector_that_starts_again_kills_nobody() -> None:
+    scene, vm = migrating()
+    scene.wait(vm, 0)
+    scene.go(0.4)
+    scene.feeder.started_ns += 1
+    scene.feeder.loss["unmatched_begin"] = 7
+    scene.start()
+    scene.go(0.4)
+    scene.feeder.remove_vm(1)
+    scene.feeder.started_ns += 1
+    scene.start()
+    scene.go(2)
+    assert "vm_died" not in scene.kinds
