@@ -9,9 +9,9 @@ from . import models
 from .api_faults import identity, queries
 from .api_recordings import RecordingId, library
 from .errors import ApiError
-from .migrations import html
-from .migrations.report import report
-from .migrations.report_models import MigrationReport
+from .migration_report import html
+from .migration_report.models import MigrationReport
+from .migration_report.report import report
 from .recordings.file import RecordingFile
 
 router = APIRouter(

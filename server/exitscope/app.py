@@ -21,8 +21,8 @@ from . import (
 )
 from .alarms.finding import Limits as AlarmLimits
 from .api import Services, router
+from .autorecord import AutoRecorder
 from .docs import render
-from .migrations.autorecord import AutoRecorder
 from .recordings.library import Library, Limits
 from .security import Guard
 from .settings import default_recordings

@@ -21,9 +21,9 @@ def migration(recordings: str | None, recording: str, number: int | None, as_jso
 
     Beside it stands QEMU's own account, as far as it was followed.
     """
-    from .migrations import html as page
-    from .migrations import text
-    from .migrations.report import default_number, report
+    from .migration_report import html as page
+    from .migration_report import text
+    from .migration_report.report import default_number, report
     from .query.engine import Engine
     from .recordings.shelf import find
 

@@ -38,6 +38,10 @@ def install(app: FastAPI) -> None:
     async def api_error(_request: Request, error: ApiError) -> JSONResponse:
         return JSONResponse(error.body, error.status)
 
+    @app.exception_handler(UserError)
+    async def mendable(_request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse(error_body("unusable", str(error), "The server's own user must be able to read it."), 409)
+
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]

@@ -12,8 +12,8 @@ import uvicorn
 from playwright.sync_api import Page, expect
 
 from exitscope.app import create_app
-from exitscope.migrations.html import html
-from exitscope.migrations.report import report
+from exitscope.migration_report.html import html
+from exitscope.migration_report.report import report
 from exitscope.query.engine import Engine
 from exitscope.recordings.library import Library, Limits
 from tests.browser.conftest import Open

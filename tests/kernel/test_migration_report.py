@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exitscope.migrations.html import html
-from exitscope.migrations.report import default_number, report
-from exitscope.migrations.report_models import MigrationReport
+from exitscope.migration_report.html import html
+from exitscope.migration_report.models import MigrationReport
+from exitscope.migration_report.report import default_number, report
 from exitscope.query.engine import Engine
 from exitscope.recordings.file import RecordingFile
 from tests.kernel.harness import TIMEOUT_S, wait_until

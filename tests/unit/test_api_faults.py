@@ -95,6 +95,14 @@ def test_an_unknown_recording_is_404_and_one_without_a_file_409(client: TestClie
     assert answer.json()["error"]["hint"]
 
 
+@pytest.mark.parametrize("what", ["summary", "faults", "migrations/0/report"])
+def test_a_file_that_is_no_recording_is_409_and_says_so(client: TestClient, directory: Path, what: str) -> None:
+    (directory / f"{ID}.parquet").write_bytes(b"PAR1 and nothing else")
+    answer = client.get(url(what))
+    assert answer.status_code == 409, answer.text
+    assert "recording" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("format", list(FORMATS))
 def test_every_format_has_its_type_its_name_and_an_etag(client: TestClient, format: str) -> None:
     asked = {"format": format, "vcpu": [0, 1], "mode": "uffd"}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exitscope.migrations import autorecord
-from exitscope.migrations.autorecord import AutoRecorder
+from exitscope import autorecord
+from exitscope.autorecord import AutoRecorder
 from exitscope.recordings.library import Library, Limits
 from exitscope.recordings.preroll import Opening, Preroll
 from exitscope.source import SocketSource

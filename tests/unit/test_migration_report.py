@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from exitscope.errors import UserError
+from exitscope.migration_report.models import MigrationReport
+from exitscope.migration_report.report import default_number, report
 from exitscope.migrations.models import Migration
-from exitscope.migrations.report import default_number, report
-from exitscope.migrations.report_models import MigrationReport
 from exitscope.query.engine import Engine
 from exitscope.recordings.file import RecordingFile
 from exitscope_probes.records import (

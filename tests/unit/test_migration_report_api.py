@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from exitscope import api_report, errors
 from exitscope.cli import main
-from exitscope.migrations.report_models import MigrationReport
+from exitscope.migration_report.models import MigrationReport
 from exitscope.recordings.library import Library, Limits
 from exitscope.recordings.recorder import head
 from exitscope.recordings.spool import SpoolWriter

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from exitscope.migrations.brownout import Brownout, Sweep
+from exitscope.migration_report.brownout import Brownout, Sweep
 
 FROM, TO = 1000, 1997
 

@@ -1,1 +1,1 @@
-"""Migrations: recognised as they happen, and what each came down to."""
+"""Migrations, recognised as they happen."""

@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from .. import words
+from ..migrations.models import Sample
 from ..report import Figure, PlotlyDict, linear_ticks, plotly_text
-from .models import Sample
-from .report_models import MigrationReport
+from .models import MigrationReport
 
 INK: Final = "--ink"
 MOST_LABELS: Final = 16

@@ -3,9 +3,9 @@
 from typing import Final
 
 from .. import words
+from ..migrations.models import Migration
 from ..recordings.meta import RecordedVm, RecordingMeta
-from .models import Migration
-from .report_models import MigrationReport, ReportStage
+from .models import MigrationReport, ReportStage
 
 _KINDS: Final = {"postcopy": "Postcopy", "precopy": "Precopy", "page-in": "Paging in the memory"}
 GROUP_WORDS: Final = {

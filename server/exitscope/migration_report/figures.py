@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from .. import words
 from ..report import Figure, linear_ticks
+from .models import MigrationReport
 from .over_time import INK, MOST_LABELS, brownout, bytes_left, fills, memory, phases, stall, whole_ticks
-from .report_models import MigrationReport
 from .sentences import GROUP_WORDS
 
 _GROUPS: Final = {

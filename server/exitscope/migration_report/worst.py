@@ -11,8 +11,8 @@ from ..query.summary import slow_fault
 from ..query.ticks import MAX_TICKS, tick_width_ns
 from ..recordings.meta import RecordedVm
 from .brownout import Brownout
+from .models import ReportFault, ReportHandler, ReportMoment
 from .records import FILLED, NO_LATENCY, READ, STANDS_STILL, Records
-from .report_models import ReportFault, ReportHandler, ReportMoment
 
 MOMENTS: Final = 5
 SLOWEST: Final = 20

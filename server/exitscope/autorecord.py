@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..errors import ApiError
-from ..recordings.library import MAX_NAME, Library
-from ..recordings.preroll import Preroll
-from .course import Course
-from .tracker import Tracker
+from .errors import ApiError
+from .migrations.course import Course
+from .migrations.tracker import Tracker
+from .recordings.library import MAX_NAME, Library
+from .recordings.preroll import Preroll
 
 log = logging.getLogger("exitscope")
 

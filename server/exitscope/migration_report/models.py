@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from ..migrations.models import How, Kind, Role, Sample, State
 from ..models import Latency
 from ..query.models import SlowFault
-from .models import How, Kind, Role, Sample, State
 
 StageGroup = Literal["kernel", "handler_wait", "serve", "wake"]
 

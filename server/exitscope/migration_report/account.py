@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from .. import words
 from .brownout import Brownout
+from .models import ReportAccount, ReportRequests, ReportVcpu
 from .records import BEGIN, END, EVENT_READ, EXITS, NO_LATENCY, PLACED, READ, STANDS_STILL, Records
-from .report_models import ReportAccount, ReportRequests, ReportVcpu
 
 MS: Final = 1_000_000
 

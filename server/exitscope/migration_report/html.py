@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from .. import report as page
 from .. import words
 from . import figures, text
-from .report_models import MigrationReport
+from .models import MigrationReport
 
 _BAD = ("failed", "active")
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from exitscope_probes.records import RESOLVERS
 
+from ..migrations.models import MigrationFills
 from ..query.ticks import tick_width_ns
 from ..recordings import counters as columns
 from ..recordings.counters import Counters
 from ..recordings.file import COUNTERS_KEY, RecordingFile
-from .models import MigrationFills
+from .models import ReportFills, ReportMemory, ReportMemslot
 from .records import Records
-from .report_models import ReportFills, ReportMemory, ReportMemslot
 
 MAX_BINS: Final = 96
 """Rows of the picture of guest memory."""

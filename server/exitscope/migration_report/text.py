@@ -5,7 +5,7 @@ from typing import Final
 from .. import words
 from ..compare.text import Table, columns
 from ..models import Latency
-from .report_models import MigrationReport, ReportFault
+from .models import MigrationReport, ReportFault
 
 TERMINAL_ROWS: Final = 16
 ACCOUNT: Final = "QEMU's account and ours"

@@ -3,15 +3,15 @@
 from typing import Any, Final
 
 from ..errors import UserError
+from ..migrations.models import Migration
 from ..query.engine import Engine
 from ..query.ticks import tick_width_ns
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordedVm
 from . import account, pages, sentences, worst
 from .brownout import Brownout
-from .models import Migration
+from .models import MigrationReport, ReportBrownout, ReportPhase
 from .records import BEGIN, END, Records
-from .report_models import MigrationReport, ReportBrownout, ReportPhase
 from .stages import stages
 
 _MS: Final = 1_000_000

@@ -3,8 +3,8 @@
 from typing import Any, Final
 
 from ..models import Latency
+from .models import ReportStage, StageGroup
 from .records import EXITS, FAMILY, FILLED, NO_LATENCY, READ, Records
-from .report_models import ReportStage, StageGroup
 
 _EXIT: Final = "exit"
 
