@@ -69,7 +69,11 @@ function build(id) {
   });
   const link = make('a', 'link');
   link.setAttribute('href', summaryUrl(id));
-  cells[2].append(link, make('small'));
+  const report = make('a', 'link', 'Migration report');
+  report.setAttribute('href', `migration.html?${new URLSearchParams({ recording: id })}`);
+  const below = make('small');
+  below.append(report, make('span'));
+  cells[2].append(link, below);
   const play = button('Replay', () => act(async () => {
     await post('replay', { id });
     location.assign('./');
@@ -101,13 +105,16 @@ function fill(row, recording) {
     radio.disabled = !finished;
     setAttribute(radio, 'aria-label', `${name} as ${side}`);
   }
-  const [link, note] = [...cells[2].children];
+  const [link, below] = /** @type {HTMLElement[]} */ ([...cells[2].children]);
+  const [report, note] = /** @type {HTMLElement[]} */ ([...below.children]);
   setText(link, name || id);
   link.classList.toggle('off', !finished);
   if (finished) setAttribute(link, 'href', summaryUrl(id));
   else link.removeAttribute('href');
+  report.hidden = !finished || !recording.migrations;
   setText(note, recording.note ?? '');
-  /** @type {HTMLElement} */ (note).title = recording.note ?? '';
+  note.title = recording.note ?? '';
+  below.hidden = report.hidden && !recording.note;
   setText(cells[3], moment(recording.started_wall_ms));
   setText(cells[4], position(recording.duration_ns));
   setText(cells[5], compact(recording.records));

@@ -15,7 +15,7 @@ const MOST_NAME = 80;
  * @typedef {object} Recording
  * @property {string} id @property {string} name @property {'recording'|'finished'|'failed'} state
  * @property {number} started_wall_ms @property {number} duration_ns @property {number} records @property {number} bytes
- * @property {(string|{name: string})[]} vms @property {string} [note]
+ * @property {(string|{name: string})[]} vms @property {string} [note] @property {number} [migrations]
  */
 
 /** Where the summary of a recording is. @param {string} id */

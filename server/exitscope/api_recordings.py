@@ -35,6 +35,7 @@ class RecordingEntry(BaseModel):
     bytes: int = Field(description="Bytes on disk, so far.")
     vms: list[str] = Field(description="Names of the VMs in it; while it runs, the id of the only VM that it is about.")
     note: str = Field(description="One sentence on what is special; empty if nothing is.")
+    migrations: int = Field(default=0, description="Migrations in it, each with a report; 0 while it runs. A count.")
 
 
 class RecordingLimits(BaseModel):

@@ -31,6 +31,7 @@ class FakeRecording:
     began: float = 0.0
     note: str = ""
     vms: int = 1
+    migrations: int = 0
 
     def row(self) -> Json:
         """As GET /recordings lists it."""
@@ -45,6 +46,7 @@ class FakeRecording:
             "bytes": round(length * 41_234 * 11.3),
             "vms": [f"demo-guest-{index}" for index in range(self.vms)],
             "note": self.note,
+            "migrations": self.migrations,
         }
 
 

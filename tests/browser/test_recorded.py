@@ -80,7 +80,7 @@ def test_record_stop_list_and_delete(base_url: str, open_page: Open) -> None:
     page.goto(f"{base_url}recordings.html")
     expect(page.locator(ROWS)).to_have_count(3)
     row = page.locator(ROWS).first
-    expect(row.locator(".name a")).to_have_text("from the page")
+    expect(row.locator(".name > a")).to_have_text("from the page")
     expect(row.locator(".state")).to_have_text("finished")
     row.get_by_role("button", name="Delete").click()
     page.locator("#confirm-yes").click()

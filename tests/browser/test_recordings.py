@@ -32,6 +32,17 @@ def asked(server: FeedServer, what: str) -> list[Any]:
     return [entry[what] for entry in server.feed.library.asked if what in entry]
 
 
+def test_a_recording_of_a_migration_leads_to_its_report(server: FeedServer, open_page: Open) -> None:
+    id, recording = next(iter(server.feed.library.recordings.items()))
+    recording.migrations = 1
+    page = open_page(f"{server.url}recordings.html").page
+    expect(page.locator(ROWS)).to_have_count(3)
+    link = page.get_by_role("link", name="Migration report")
+    expect(link).to_have_count(1)
+    expect(page.locator(ROWS, has=link).locator(".name > a")).to_have_text(recording.name)
+    expect(link).to_have_attribute("href", f"migration.html?recording={id}")
+
+
 def test_record_names_the_run_shows_it_growing_and_saves_it(server: FeedServer, open_page: Open) -> None:
     page = open_page(server.url).page
     expect(page.locator("#recordings-count")).to_have_text("3")
@@ -77,7 +88,7 @@ def test_a_recording_that_fails_is_told_with_its_reason(server: FeedServer, open
     page.locator("#record-chip").click()
     row = page.locator(ROWS, has_text="long")
     expect(row.locator(".state")).to_have_text("failed")
-    expect(row.locator("small")).to_have_text(running.note)
+    expect(row.locator("small span")).to_have_text(running.note)
 
 
 def test_without_a_recording_the_list_says_how_to_make_one(serve: Serve, open_page: Open) -> None:

@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recording, as listed. vms: names for a person."""
+    """One recording, as listed. vms: names for a person; migrations: how many it has seen."""
 
     id: str
     name: str
@@ -51,6 +51,7 @@ class Entry:
     bytes: int
     vms: list[str]
     note: str
+    migrations: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -188,7 +189,7 @@ class Library:
         names = [vm.name or vm.id for vm in meta.vms]
         return Entry(
             recording_id, meta.name, meta.state, meta.started_wall_ms, meta.duration_ns, meta.records, size_bytes,
-            names, meta.note,
+            names, meta.note, len(meta.migrations),
         )  # fmt: skip
 
     def meta(self, recording_id: str) -> RecordingMeta:
