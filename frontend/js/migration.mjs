@@ -10,6 +10,7 @@ import { Painter } from './painter.mjs';
 import { summaryUrl } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
 
+const AGAIN_MS = 1000;
 const query = new URLSearchParams(location.search);
 const recording = query.get('recording') ?? '';
 
@@ -42,7 +43,7 @@ async function open() {
   }
   setText(byId('notice-text'), 'Reading …');
   try {
-    const { migrations = [] } = await get(`recordings/${encodeURIComponent(recording)}`);
+    const { migrations = [] } = await finished();
     const number = query.get('migration') ?? String(largest(migrations));
     offer(migrations, number);
     const path = `recordings/${encodeURIComponent(recording)}/migrations/${encodeURIComponent(number)}/report`;
@@ -53,6 +54,16 @@ async function open() {
     nothing('There is no report of this migration', lineOf(error));
   }
   setText(byId('notice-text'), '');
+}
+
+/** What the recording says of itself once it is one: a migration's goes on a moment longer than the migration. */
+async function finished() {
+  for (;;) {
+    const meta = await get(`recordings/${encodeURIComponent(recording)}`);
+    if (meta.state !== 'recording') return meta;
+    setText(byId('notice-text'), 'Still being recorded: the report comes when the recording has ended …');
+    await new Promise((wake) => { setTimeout(wake, AGAIN_MS); });
+  }
 }
 
 /** Number of the one with most faults; of several the last. @param {any[]} migrations */

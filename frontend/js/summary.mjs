@@ -90,8 +90,6 @@ export function startSummary(id) {
     const lengthNs = meta?.ended_ns - meta?.started_ns;
     document.title = `${meta?.name || id} · exitscope`;
     range.setLength(lengthNs);
-    byId('to-report').hidden = !meta?.migrations?.length;
-    setAttribute(byId('to-report'), 'href', `migration.html?${new URLSearchParams({ recording: id })}`);
     showConditions(/** @type {any} */ (meta));
     showVmPicker();
     await load();

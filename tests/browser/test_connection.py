@@ -38,6 +38,10 @@ def test_choices_are_subscribed_to_and_kept_in_the_address(serve: Serve, open_pa
     expect(page.locator(".of-span").first).to_have_text("last 6\u00a0min")
     assert page.url.endswith("#vm=vm-1&window=1m")
     assert server.feed.subscriptions[0] == {"vm": "", "window": "10s"}
+    for _ in range(50):  # the page says it before the server has heard it
+        if server.feed.subscriptions[-1] == {"vm": "vm-1", "window": "1m"}:
+            break
+        page.wait_for_timeout(100)
     assert server.feed.subscriptions[-1] == {"vm": "vm-1", "window": "1m"}
     other = open_page(page.url).page
     expect(other.locator("#notice-text")).to_contain_text("qemu-1")
