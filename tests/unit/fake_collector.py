@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class FakeCollector:
         self._started = time.monotonic()
         self._totals_due = 0.0
         self._clients: list[socket.socket] = []
+        self._answers: dict[int, Message] = {}  # VM number -> its newest MIGRATION: a new client gets it, too
 
     def step(self) -> None:
         """Take new clients; send the faults that are due, and the totals when they are."""
@@ -45,7 +47,8 @@ class FakeCollector:
             client, _ = self._listener.accept()
             client.settimeout(5)
             self._clients.append(client)
-            self._send([client], *(self._now(message) for message in self.feeder.welcome()))
+            welcome = (*self.feeder.welcome(), *self._answers.values())
+            self._send([client], *(self._now(message) for message in welcome))
         now = time.monotonic()
         count = int((now - self._started) * self._per_second) - self.made
         if count > 0:
@@ -54,6 +57,12 @@ class FakeCollector:
             self._totals_due = now + 0.2
             message = self._now(self.feeder.totals(0))
             self._send(self._clients, self._now(self.feeder.vms_message()), message)
+
+    def answer(self, **meta: Any) -> None:
+        """VM 1 says this of its migration, or the VM of meta does."""
+        said: dict[str, Any] = {"vm": 1, "id": "fake-1", "follow": "followed", "at_ns": time.monotonic_ns()} | meta
+        message = self._answers[said["vm"]] = Message(Kind.MIGRATION, time.monotonic_ns(), said)
+        self._send(self._clients, message)
 
     def close(self, reason: str | None = "the test ends") -> None:
         """With a BYE, or None: without."""

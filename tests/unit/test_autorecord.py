@@ -16,7 +16,7 @@ from exitscope.recordings.library import Library, Limits
 from exitscope.recordings.preroll import Opening, Preroll
 from exitscope.source import SocketSource
 from exitscope.switch import Switch
-from exitscope_probes.wire import HEADER_BYTES, Kind, Message, decode_body, decode_header
+from exitscope_probes.wire import HEADER_BYTES, Kind, decode_body, decode_header
 
 from .fake_collector import FakeCollector
 from .recording_processes import WAIT_S, S, in_thread, numbers_in
@@ -37,8 +37,7 @@ class Paging(FakeCollector):
             self.feeder.fill(self.vm, "COPY", count)
             self._faults(count)
         while self.said:
-            meta = {"vm": 1, "id": "fake-1", "follow": "followed", "at_ns": time.monotonic_ns()} | self.said.pop(0)
-            self._send(self._clients, Message(Kind.MIGRATION, time.monotonic_ns(), meta))
+            self.answer(**self.said.pop(0))
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
