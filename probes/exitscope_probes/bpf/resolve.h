@@ -255,7 +255,8 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
         vm = vm_filled_by(thread);
         target.key.mm = vm ? vm->mm : 0;
         if (vm && result >= 0) {
-            demand = pending && settle_pending(thread, &target.key, now);
+            /* Asked again: an event may have been read since. */
+            demand = any_pending() && settle_pending(thread, &target.key, now);
             if (!demand && !fill->woken)
                 serve_waiting(thread, &target);
         }
