@@ -1,6 +1,7 @@
 // @ts-check
 /** Pictures of one migration: over seconds since its begin, and what they come down to. */
-import { layoutOf, valueAxis } from './charts/axes.mjs';
+import { colourBar, layoutOf, valueAxis } from './charts/axes.mjs';
+import { stallColours } from './charts/stall.mjs';
 import { binary, bytes, compact, count, duration, plain, scale, share } from './format.mjs';
 import { phaseColour } from './phases.mjs';
 
@@ -44,16 +45,6 @@ function nothing(palette, note) {
 function edges(report, { from_ns: from, to_ns: to, tick_ns: tick }) {
   const columns = Math.ceil((to - from) / tick);
   return Array.from({ length: columns + 1 }, (_, index) => seconds(report, Math.min(from + index * tick, to)));
-}
-
-/** Ends that the scale of stall may have: a VM that hardly stalls still shows which vCPU does. */
-const ENDS = [0.02, 0.05, 0.1, 0.2, 0.5, 1];
-
-/** Nearly all cells are below it. @param {number[][]} rows */
-function heatEnd(rows) {
-  const values = Float64Array.from(rows.flat()).sort();
-  const most = values.length ? values[Math.floor((values.length - 1) * 0.995)] : 1;
-  return ENDS.find((end) => end >= most) ?? 1;
 }
 
 /** Some of many rows get a label. @param {string[]} names @param {number} [most] */
@@ -117,13 +108,10 @@ export function eachChart() {
     if (!brownout.peak) return nothing(palette, 'No vCPU stood still');
     const x = edges(report, brownout);
     const names = vcpus.map((/** @type {any} */ row) => `vCPU ${row.vcpu}`);
-    const high = heatEnd(brownout.stall_over_time);
-    const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => part * high);
     return {
       traces: [{
-        type: 'heatmap', x, y: Array.from({ length: names.length + 1 }, (_, row) => row - 0.5), z: brownout.stall_over_time, zmin: 0, zmax: high, colorscale: palette.heat, zsmooth: false, ygap: names.length <= 40 ? 1 : 0,
+        type: 'heatmap', x, y: Array.from({ length: names.length + 1 }, (_, row) => row - 0.5), z: brownout.stall_over_time, ...stallColours(brownout.stall_over_time, palette), zsmooth: false, ygap: names.length <= 40 ? 1 : 0,
         text: brownout.stall_over_time.map((/** @type {number[]} */ row, /** @type {number} */ index) => row.map((part) => `${names[index]}: ${share(part)}`)), hovertemplate: '%{text}<br>%{x:.3f} s<extra></extra>',
-        colorbar: { thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks, ticktext: ticks.map(share), len: 1, x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 }, ticklabeloverflow: 'allow' },
       }],
       layout: { ...layoutOf(palette), hovermode: 'closest', margin: { ...MARGIN, t: 6, b: 26 }, xaxis: timeAxis(report, palette, widthPx), yaxis: valueAxis(palette, labels(names), { range: [names.length - 0.5, -0.5], showgrid: false, fixedrange: names.length <= 40 }) },
       summary: `Share of time that each of ${names.length} vCPUs stood still, over time.`,
@@ -191,7 +179,7 @@ export function memoryChart() {
       traces: [{
         type: 'heatmap', x, y: Array.from({ length: memory.rows.length + 1 }, (_, row) => row - 0.5), z, zmin: -0.12 * most, zmax: most, colorscale: palette.heat, zsmooth: false, hoverongaps: false,
         text: z.map((row, index) => row.map((faults) => (faults ? `${memory.rows[index]}: ${count(faults)} ${faults === 1 ? 'fault' : 'faults'}` : ''))), hovertemplate: '%{text}<br>%{x:.3f} s<extra></extra>',
-        colorbar: { thickness: 10, outlinewidth: 0, len: 1, x: 1.005, xpad: 6, ypad: 0, nticks: 5, tickfont: { color: palette.muted, size: 11 }, ticklabeloverflow: 'allow' },
+        colorbar: colourBar(palette),
       }],
       layout: { ...layoutOf(palette), hovermode: 'closest', margin: { ...MARGIN, t: 6, b: 26 }, xaxis: timeAxis(report, palette, widthPx), yaxis: valueAxis(palette, labels(memory.rows, 12), { range: [-0.5, memory.rows.length - 0.5], showgrid: false }) },
       summary: `Faults by guest address over time, ${binary(memory.bin_bytes)} a row.`,

@@ -104,6 +104,7 @@ class Discovery:
 
     def _entry(self, vm: _Vm, rows: list[tuple[int, int, int, bool]], now_ns: int) -> dict[str, Any]:
         gone = self._is_gone(vm, rows, now_ns)
+        cpu_ns = {tid: self._proc.cpu_ns(tid) for tid in {*vm.threads, *vm.handlers}}  # one may be both
         return {
             "vm": vm.number,
             "id": vm.id,
@@ -119,13 +120,12 @@ class Discovery:
             "uuid": vm.uuid,
             "domain": vm.domain,
             "threads": [
-                {"tid": tid, "name": name, "role": role, "cpu_ns": self._proc.cpu_ns(tid)}
+                {"tid": tid, "name": name, "role": role, "cpu_ns": cpu_ns[tid]}
                 for tid, (name, role) in sorted(vm.threads.items())
             ],
             "command": vm.command,
             "handlers": [
-                {"tid": tid, "name": self._thread_name(vm, tid), "cpu_ns": self._proc.cpu_ns(tid)}
-                for tid in vm.handlers
+                {"tid": tid, "name": self._thread_name(vm, tid), "cpu_ns": cpu_ns[tid]} for tid in vm.handlers
             ],
             "uffd_features": _joined(list(vm.features.values())),
             "backing": vm.backing[0] if vm.backing else None,

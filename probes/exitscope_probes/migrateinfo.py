@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 UNDER_WAY: Final = frozenset(
-    "setup active postcopy-active postcopy-recover-setup postcopy-recover pre-switchover device wait-unplug colo "
-    "cancelling".split()
+    "setup active postcopy-device postcopy-active postcopy-recover-setup postcopy-recover pre-switchover device "
+    "wait-unplug colo cancelling failing".split()
 )
 """Values of MigrationStatus (qapi/migration.json) while something goes on; postcopy-paused may stay for days."""
 _OF_THE_SOURCE: Final = frozenset(("setup", "cancelling", "cancelled", "failed", "wait-unplug"))  # without statistics

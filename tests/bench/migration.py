@@ -1,15 +1,14 @@
 """How much longer the postcopy phase of a real migration takes when it is traced, by QEMU's own clock."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.figure import BenchError, Effort, Row, Spread
 from tests.bench.guests import settle, undisturbed
-from tests.bench.tracers import bpftrace, nobody, product, product_shown
+from tests.bench.tracers import AGAIN, BPFTRACE, COMPARED, OURS, UNTRACED, turns
 from tests.kernel.migration import Migration, Plan
 
 ROUNDS = 9
@@ -18,36 +17,25 @@ _VCPUS = 2  # with the threads that send, place and ask for pages, as many as th
 _MIB = 1 << 20
 _SIZES_MIB = {"unthrottled": 512, "throttled to 8 MB/s": 16}
 _QUICK_MIB = 64
-_UNTRACED, _AGAIN, _PEER = "untraced", "untraced again", "bpftrace"
-_TRACERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    _UNTRACED: nobody,
-    "collector": product,
-    _PEER: bpftrace,
-    _AGAIN: nobody,
-    "collector and server": product_shown,
-}
 
 
 def rows(effort: Effort) -> Iterator[Row]:
     taken: dict[tuple[str, str], list[float]] = defaultdict(list)
-    names = list(_TRACERS)
-    for number in range(effort.rounds(ROUNDS)):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:  # none is always first
-            with _TRACERS[name]():
-                settle()
-                for speed in _SIZES_MIB:
-                    taken[name, speed].append(undisturbed(partial(_postcopy_s, _plan(speed, effort))))
+    for name, tracer in turns(effort.rounds(ROUNDS)):
+        with tracer:
+            settle()
+            for speed in _SIZES_MIB:
+                taken[name, speed].append(undisturbed(partial(_postcopy_s, _plan(speed, effort))))
     for speed in _SIZES_MIB:
-        untraced = taken[_UNTRACED, speed]
-        ratios = {name: _ratios(taken[name, speed], untraced) for name in names}
-        for name in ("collector", "collector and server"):
+        untraced = taken[UNTRACED, speed]
+        ratios = {name: _ratios(taken[name, speed], untraced) for name in COMPARED}
+        for name in OURS:
             yield Row(
                 f"postcopy phase traced / untraced, {_VCPUS} vCPUs, {speed}, {name}",
                 f"{ratios[name]:.3f}",
                 f"≤ {TARGET}",
                 ratios[name].middle <= TARGET,
-                f"bpftrace {ratios[_PEER]:.3f}; untraced {Spread.of(untraced):.2f} s, again {ratios[_AGAIN]:.3f}",
+                f"bpftrace {ratios[BPFTRACE]:.3f}; untraced {Spread.of(untraced):.2f} s, again {ratios[AGAIN]:.3f}",
             )
 
 

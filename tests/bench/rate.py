@@ -1,48 +1,36 @@
 """Fault rate of a traced guest, as a share of the same guest's untraced rate in the same round."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from functools import partial
 
 from tests.bench.figure import Effort, Row, Spread
 from tests.bench.guests import rate_of, run_guest, settle, undisturbed
-from tests.bench.tracers import bpftrace, nobody, product, product_shown
+from tests.bench.tracers import AGAIN, BPFTRACE, COMPARED, OURS, UNTRACED, turns
 
 ROUNDS = 9
 PAGES = 48_000
 TARGET = 0.95
 MODES = ("uffd", "exit")
-_UNTRACED, _AGAIN, _PEER = "untraced", "untraced again", "bpftrace"
-_TRACERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    _UNTRACED: nobody,
-    "collector": product,
-    _PEER: bpftrace,
-    _AGAIN: nobody,
-    "collector and server": product_shown,
-}
 
 
 def rows(effort: Effort) -> Iterator[Row]:
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
-    names = list(_TRACERS)
-    for number in range(effort.rounds(ROUNDS)):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:  # none is always first
-            with _TRACERS[name]():
-                settle()
-                for mode in MODES:
-                    rates[name, mode].append(undisturbed(partial(_rate, mode, effort.pages(PAGES))))
+    for name, tracer in turns(effort.rounds(ROUNDS)):
+        with tracer:
+            settle()
+            for mode in MODES:
+                rates[name, mode].append(undisturbed(partial(_rate, mode, effort.pages(PAGES))))
     for mode in MODES:
-        shares = {name: Spread.of(_shares(rates[name, mode], rates[_UNTRACED, mode])) for name in names}
-        untraced, peer = Spread.of(rates[_UNTRACED, mode]).middle, shares[_PEER]
-        for name in ("collector", "collector and server"):
+        shares = {name: Spread.of(_shares(rates[name, mode], rates[UNTRACED, mode])) for name in COMPARED}
+        untraced, peer = Spread.of(rates[UNTRACED, mode]).middle, shares[BPFTRACE]
+        for name in OURS:
             yield Row(
                 f"fault rate traced / untraced, {mode} mode, 2 vCPUs, {name}",
                 f"{shares[name]:.2f}",
                 f"≥ {TARGET}, above bpftrace",
                 shares[name].middle >= TARGET and shares[name].middle > peer.middle,
-                f"bpftrace {peer:.2f}; untraced {untraced / 1e3:.1f} k/s, again {shares[_AGAIN]:.2f} of that",
+                f"bpftrace {peer:.2f}; untraced {untraced / 1e3:.1f} k/s, again {shares[AGAIN]:.2f} of that",
             )
 
 

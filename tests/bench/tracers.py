@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,6 +77,26 @@ def product_shown() -> Iterator[None]:
     """Collector and server, without a browser."""
     with socket_path() as socket, collector(socket), server(socket):
         yield
+
+
+UNTRACED, AGAIN, BPFTRACE = "untraced", "untraced again", "bpftrace"
+OURS = ("collector", "collector and server")
+COMPARED: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    UNTRACED: nobody,
+    OURS[0]: product,
+    BPFTRACE: bpftrace,
+    AGAIN: nobody,
+    OURS[1]: product_shown,
+}
+
+
+def turns(rounds: int) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+    """Each of COMPARED once a round: its name, and what traces while it is entered."""
+    names = list(COMPARED)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:  # none is always first
+            yield name, COMPARED[name]()
 
 
 @contextmanager

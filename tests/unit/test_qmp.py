@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exitscope.migrations import status
 from exitscope_probes.migrateinfo import NOTHING, UNDER_WAY, told
 from exitscope_probes.qmp import MAX_BYTES, MAX_MESSAGES, OFTEN, QUERIES, QmpError, Session
 
@@ -149,6 +150,12 @@ def test_every_phase_as_qemu_told_it(phase: str, side: str) -> None:
     assert (values["status"] in UNDER_WAY) == (phase not in ("before", "completed"))
     assert values["capabilities"] == ["postcopy-blocktime", "postcopy-ram"]
     assert (values["remaining_bytes"] is not None) == (side == "source" and phase != "before")
+
+
+def test_server_and_probes_agree_on_what_goes_on() -> None:
+    # postcopy-paused may stay for days: no reason to look often.
+    assert status.PHASES.keys() - {"postcopy-paused"} == UNDER_WAY
+    assert not UNDER_WAY & status.STATES.keys()
 
 
 def test_units_of_a_source() -> None:

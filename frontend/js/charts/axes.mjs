@@ -63,6 +63,14 @@ export function valueAxis(palette, ticks, more) {
   };
 }
 
+/** What the colours of a heat map stand for, beside it. @param {Palette} palette @param {{values: number[], labels: string[]}} [ticks] */
+export function colourBar(palette, ticks) {
+  return {
+    thickness: 10, outlinewidth: 0, len: 1, x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 }, ticklabeloverflow: 'allow',
+    ...(ticks ? { tickmode: 'array', tickvals: ticks.values, ticktext: ticks.labels } : { nticks: 5 }),
+  };
+}
+
 /** The window that the numbers on the page are about, shaded. @param {View} view @param {Palette} palette @param {string} [xref] */
 export function windowShape(view, palette, xref = 'x') {
   const end = axisMs(view.series.endNs / 1e6 + view.clockMs);

@@ -2,7 +2,7 @@
 /** Time × guest memory: which part of it is asked for, in coarse bins, by memslot. */
 import { binary, compact, count } from '../format.mjs';
 import { binAt, edgeOf, memoryOf, slotOf, ticksOf } from '../gpa.mjs';
-import { Calm, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
+import { Calm, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Height of a label with some room, px. */
 const LABEL_PX = 30;
@@ -41,10 +41,7 @@ export function gpaChart() {
       traces: [{
         type: 'heatmap', x: times(view), y: found.rows.map((_, row) => row), z: found.rows.map((row) => row.map((faults) => (faults === null ? null : Math.log10(faults)))),
         zmin: 0, zmax: high, colorscale: palette.heat, zsmooth: false, hoverinfo: 'none', hoverongaps: false, ygap: tiled, xgap: tiled && view.series.timesNs.length <= 150 ? 1 : 0,
-        colorbar: {
-          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: powers, ticktext: powers.map((power) => compact(10 ** power).replace(/\.0+/, '')), ticklabeloverflow: 'allow', len: 1, lenmode: 'fraction',
-          x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 },
-        },
+        colorbar: colourBar(palette, { values: powers, labels: powers.map((power) => compact(10 ** power).replace(/\.0+/, '')) }),
       }],
       layout: {
         ...layout,

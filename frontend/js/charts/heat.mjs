@@ -1,7 +1,7 @@
 // @ts-check
 /** Time × vCPU: the p99 latency of every second, on a logarithmic colour scale. */
 import { decades, duration, plain } from '../format.mjs';
-import { Calm, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
+import { Calm, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
 export const TILED_ROWS = 16;
@@ -14,7 +14,8 @@ export function heatChart() {
     const margin = columnMargin(view);
     const marks = phaseMarks(view, palette, widthPx - margin.l - margin.r, { over: true });
     const rows = view.series.heat;
-    const found = spread(rows);
+    const logs = rows.map((row) => row.map((ns) => (ns === null ? null : Math.log10(ns))));
+    const found = spread(logs);
     const [lowNs, highNs] = found ?? [1e4, 1e7];
     const fitted = decades(lowNs, highNs);
     const [low, high] = calm.fit(view.revision, fitted.low, fitted.high);
@@ -24,13 +25,10 @@ export function heatChart() {
     const gap = rows.length <= TILED_ROWS ? 1 : 0;
     return {
       traces: [{
-        type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: rows.map((row) => row.map((ns) => (ns === null ? null : Math.log10(ns)))),
+        type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: logs,
         hoverinfo: 'none', hoverongaps: false,
         zmin: low - 1e-6, zmax: high + 1e-6, colorscale: palette.heat, xgap: gap && view.series.timesNs.length <= 150 ? 1 : 0, ygap: gap, zsmooth: false,
-        colorbar: {
-          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks.values.map(Math.log10), ticktext: ticks.labels, ticklabeloverflow: 'allow', len: 1, lenmode: 'fraction',
-          x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 },
-        },
+        colorbar: colourBar(palette, { values: ticks.values.map(Math.log10), labels: ticks.labels }),
       }],
       layout: {
         ...layoutOf(palette), hovermode: 'closest', margin: { ...margin, t: margin.t + marks.roomPx }, shapes: marks.shapes, annotations: marks.annotations,
@@ -61,10 +59,23 @@ export function rowTicks(vcpus, several) {
 /** @param {string} name */
 const cut = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
 
-/** From the 1st percentile to the largest cell: a few odd low cells must not take half of the colours. @param {(number|null)[][]} rows */
-function spread(rows) {
-  const values = Float64Array.from(/** @type {number[]} */ (rows.flat().filter((ns) => ns !== null && ns > 0))).sort();
-  return values.length ? /** @type {[number, number]} */ ([values[Math.floor(values.length * 0.01)], values[values.length - 1]]) : null;
+/**
+ * From the decade of the 1st percentile to the largest cell, ns: a few odd low cells must not take half of the colours.
+ * Sorting all cells of 256 vCPUs took a quarter of the whole drawing. @param {(number|null)[][]} logs log10(ns)
+ */
+function spread(logs) {
+  const inDecade = new Uint32Array(20);
+  let most = -Infinity;
+  for (const row of logs) {
+    for (const log of row) {
+      if (log === null || log < 0) continue;
+      inDecade[Math.floor(log + 1e-9)] += 1;
+      if (log > most) most = log;
+    }
+  }
+  let left = Math.floor(inDecade.reduce((sum, cells) => sum + cells) * 0.01);
+  const decade = inDecade.findIndex((cells) => (left -= cells) < 0);
+  return decade < 0 ? null : /** @type {[number, number]} */ ([10 ** decade, 10 ** most]);
 }
 
 /** @param {(number|null)[][]} rows @param {Row[]} vcpus */

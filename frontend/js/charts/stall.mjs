@@ -1,17 +1,19 @@
 // @ts-check
 /** Time × vCPU: the share of every column of time that a vCPU stood still in faults. */
 import { plain, share } from '../format.mjs';
-import { columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
+import { colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 import { rowTicks, TILED_ROWS, vcpusOf } from './heat.mjs';
 
 /** Ends that the scale may have: a VM that hardly stalls still shows which vCPU does. */
 const ENDS = [0.02, 0.05, 0.1, 0.2, 0.5, 1];
 
-/** The end of the scale: nearly all cells are below it. @param {(number|null)[][]} rows */
-function end(rows) {
+/** How a share of time is coloured, up to where nearly all cells are. @param {(number|null)[][]} rows @param {import('./axes.mjs').Palette} palette */
+export function stallColours(rows, palette) {
   const values = Float64Array.from(/** @type {number[]} */ (rows.flat().filter((stall) => stall !== null))).sort();
   const most = values.length ? values[Math.floor((values.length - 1) * 0.995)] : 1;
-  return ENDS.find((share) => share >= most) ?? 1;
+  const high = ENDS.find((end) => end >= most) ?? 1;
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => part * high);
+  return { zmin: 0, zmax: high, colorscale: palette.heat, colorbar: colourBar(palette, { values: ticks, labels: ticks.map(share) }) };
 }
 
 /** @returns {import('./axes.mjs').Draw} */
@@ -24,18 +26,12 @@ export function stallChart() {
     const several = view.frame.vm === 'all' && vcpus.some((row) => row.vm !== vcpus[0].vm);
     const gap = rows.length <= TILED_ROWS ? 1 : 0;
     const found = rows.some((row) => row.some((stall) => (stall ?? 0) > 0));
-    const high = end(rows);
-    const ticks = [0, 0.25, 0.5, 0.75, 1].map((part) => part * high);
     const names = vcpus.map((row) => plain(`${several ? `${row.vm_name} ` : ''}vCPU ${row.vcpu}`));
     return {
       traces: [{
-        type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: rows, zmin: 0, zmax: high, colorscale: palette.heat, zsmooth: false,
+        type: 'heatmap', x: times(view), y: rows.map((_, row) => row), z: rows, ...stallColours(rows, palette), zsmooth: false,
         xgap: gap && view.series.timesNs.length <= 150 ? 1 : 0, ygap: gap, hoverongaps: false,
         text: rows.map((row, index) => row.map((stall) => `${names[index] ?? index}: ${share(stall)}`)), hovertemplate: '%{text}<extra></extra>',
-        colorbar: {
-          thickness: 10, outlinewidth: 0, tickmode: 'array', tickvals: ticks, ticktext: ticks.map(share), ticklabeloverflow: 'allow', len: 1, lenmode: 'fraction',
-          x: 1.005, xpad: 6, ypad: 0, tickfont: { color: palette.muted, size: 11 },
-        },
       }],
       layout: {
         ...layoutOf(palette), hovermode: 'closest', margin: { ...margin, t: margin.t + marks.roomPx }, shapes: marks.shapes, annotations: marks.annotations,

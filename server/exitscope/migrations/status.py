@@ -1,4 +1,4 @@
-"""QEMU's words for the state of a migration: MigrationStatus of qapi/migration.json, as of QEMU 10.2."""
+"""QEMU's words for the state of a migration: MigrationStatus of qapi/migration.json, from before 2.5 until after 10.2."""
 
 from typing import Final
 
@@ -10,7 +10,6 @@ PHASES: Final = {
     "active": "precopy",
     "pre-switchover": "switchover",
     "device": "switchover",
-    "postcopy-setup": "switchover",
     "postcopy-device": "switchover",
     "postcopy-active": "postcopy",
     "postcopy-paused": "postcopy-paused",
