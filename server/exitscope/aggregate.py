@@ -60,6 +60,13 @@ class Aggregate:
         """Whether this collector has said which VMs there are."""
         return self._named
 
+    @property
+    def ledger(self) -> dict[str, int]:
+        """The losses that the collector has told, and those of this server; place -> count."""
+        # The collector counts the records that it dropped for its slow clients, us among them, in both places.
+        slow = max(self.losses.get("slow_client", 0), self.records_dropped)
+        return self.losses | {"slow_client": slow, "server_full": self.rows_refused + self.vms.refused}
+
     def handle(self, message: Message) -> None:
         """Take one message over. Raises WireError if its meta does not fit."""
         time_ns = max(message.time_ns, self.time_ns)
@@ -141,10 +148,9 @@ class Aggregate:
         self.hardware.take(hardware, self.rows.of_slot, self._first)
         self._vms(message.arrays["vms"])
         self._first = False
-        standing = np.flatnonzero(self.rows.alive & (self.rows.totals["open_since_ns"] > 0))
-        state = self.rows.totals[standing]
-        state = state[(state["exited"] == 0) & (state["vcpu"] != VCPU_OTHER)]
-        self.stalled.look(state["vm"], state["open_since_ns"].astype(np.int64))
+        open_since_ns = self.rows.open_since_ns
+        standing = (open_since_ns != 0) & (self.rows.totals["vcpu"] != VCPU_OTHER)
+        self.stalled.look(self.rows.totals["vm"][standing], open_since_ns[standing])
         if self.histograms.tick_due(time_ns):
             counted = tick.Counted(
                 self.rows, self.vms, self.histograms, self.scalars, self.fills, self.stalled, self.gpa
@@ -179,10 +185,10 @@ class Aggregate:
         values[:, COUNTS] = state["series"]["count"]
         values[:, SUMS_NS] = state["series"]["sum_ns"]
         values[:, EXITS] = state["exits"]
-        opened, finished = state["open_since_ns"].astype(np.int64), state["stall_ns"].astype(np.int64)
-        alive = self.rows.alive[rows] & (state["exited"] == 0)
-        stood = finished + np.where(alive & (opened > 0), np.maximum(self.time_ns - opened, 0), 0)
-        values[:, STALL_NS] = np.where(alive, stood, np.maximum(finished, self.scalars.now[rows, STALL_NS]))
+        opened, finished = self.rows.open_since_ns[rows], state["stall_ns"].astype(np.int64)
+        stood = finished + np.where(opened > 0, np.maximum(self.time_ns - opened, 0), 0)
+        before = np.maximum(finished, self.scalars.now[rows, STALL_NS])
+        values[:, STALL_NS] = np.where(self.rows.running[rows], stood, before)
         self._update(self.scalars, rows, values)
 
     def _attach(self, slot: int, number: int, vcpu: int) -> int:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from .errors import ApiError
@@ -43,7 +43,7 @@ class _Own:
     courses: list[Course]
     begun_s: float
     over_s: float | None = None
-    stopping: asyncio.Task[None] | None = field(default=None)
+    stopping: asyncio.Task[None] | None = None
 
 
 class AutoRecorder:

@@ -4,24 +4,18 @@ from typing import Any
 
 from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
-    EXIT_STAGES,
     MEMSLOT_UNKNOWN,
-    MODE_EXIT,
-    MODE_MEMORY_FAULT,
     MODES,
     RESOLVERS,
-    UFFD_STAGES,
 )
 
 from .aggregate import Aggregate
+from .lengths import latency_ns, stages_of
 from .page import access_names, error_name, flag_names, inferred, presence_name
-from .slowest import STAGE_FIELDS, latency_ns
 
 
 def described(aggregate: Aggregate, record: Any, profile: dict[str, Any]) -> dict[str, Any]:
     """A FAULT_DTYPE record. profile: frame.profile."""
-    names = EXIT_STAGES if record["mode"] in (MODE_EXIT, MODE_MEMORY_FAULT) else UFFD_STAGES
-    fields = [name for name in STAGE_FIELDS if len(names) == len(STAGE_FIELDS) or name != "notify_ns"]
     vm = aggregate.vms.by_number(int(record["vm"]))
     mode = MODES[record["mode"]] if record["mode"] < len(MODES) else "unknown"
     flags = flag_names(int(record["exit_flags"]), profile)
@@ -38,7 +32,7 @@ def described(aggregate: Aggregate, record: Any, profile: dict[str, Any]) -> dic
         "vcpu": int(record["vcpu"]),
         "mode": mode,
         "latency_ns": int(latency_ns(record)),
-        "stages_ns": {name: int(record[field]) for name, field in zip(names, fields, strict=True)},
+        "stages_ns": {name: int(record[field]) for name, field in stages_of(mode)},
         **page,
         "inferred": inferred(mode, page, flags),
         "error": error_name(int(record["exit_errno"])),

@@ -18,7 +18,8 @@ from .aggregate import Aggregate
 from .fault import described
 from .hardware import State, state_of
 from .migrations.shown import recent
-from .scalars import BACKGROUND, DEMAND, FAILED, USER_MODES
+from .modes import USER_MODES
+from .scalars import BACKGROUND, DEMAND, FAILED
 from .series import TICKS
 from .source import Status
 from .view import View
@@ -160,7 +161,7 @@ def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str
     for vm in aggregate.vms:
         entry = {
             "id": vm.id,
-            "name": vm.peer.name or vm.id,
+            "name": vm.name,
             "pid": vm.peer.pid,
             "vmm": vm.peer.vmm,
             "uuid": vm.peer.uuid,
@@ -189,7 +190,7 @@ def vcpu_list(aggregate: Aggregate, selection: Selection, view: View) -> list[di
     return [
         {
             "vm": vm.id,
-            "vm_name": vm.peer.name or vm.id,
+            "vm_name": vm.name,
             "vcpu": vcpu,
             "tid": tid,
             "name": names.get((vm.id, vcpu)) or f"vCPU {vcpu}",
@@ -226,10 +227,8 @@ def fills(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[st
 
 def loss(aggregate: Aggregate, skipped: int) -> dict[str, int]:
     """The loss ledger, every place by its name; all 0 means that nothing was lost."""
-    ledger = dict.fromkeys(LOSS_NAMES, 0) | aggregate.losses
-    # The collector counts the records that it dropped for its slow clients, us among them, in both places.
-    ledger["slow_client"] = max(ledger["slow_client"], aggregate.records_dropped) + skipped
-    ledger["server_full"] = aggregate.rows_refused + aggregate.vms.refused
+    ledger = dict.fromkeys(LOSS_NAMES, 0) | aggregate.ledger
+    ledger["slow_client"] += skipped
     return ledger
 
 

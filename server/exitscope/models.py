@@ -1,10 +1,11 @@
 """What the API answers: the meaning and the unit of every field, for the OpenAPI page and for the tests."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
 from .hardware import State
+from .latency import EMPTY
 
 
 class Faults(BaseModel):
@@ -20,7 +21,7 @@ class Faults(BaseModel):
 
 
 class Latency(BaseModel):
-    """Distribution of a length of time over the window."""
+    """Distribution of a length of time."""
 
     count: int = Field(description="Faults counted, exact.")
     sum: int = Field(description="Sum of their lengths in ns, exact.")
@@ -28,6 +29,9 @@ class Latency(BaseModel):
     p90: int = Field(description="90th percentile in ns, within 3.2 %; 0 if there were none.")
     p99: int = Field(description="99th percentile in ns, within 3.2 %; 0 if there were none.")
     max: int = Field(description="Longest in ns: exact if it is the longest ever seen, else at most 6.3 % too high.")
+
+
+NO_LATENCY: Final = Latency(**EMPTY)
 
 
 class VmThread(BaseModel):

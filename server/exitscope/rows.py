@@ -37,6 +37,17 @@ class Rows:
         """Rows that can be taken."""
         return len(self._free)
 
+    @property
+    def running(self) -> npt.NDArray[np.bool_]:
+        """(MAX_ROWS,): alive, and its thread has not ended."""
+        running: npt.NDArray[np.bool_] = self.alive & (self.totals["exited"] == 0)
+        return running
+
+    @property
+    def open_since_ns(self) -> npt.NDArray[np.int64]:
+        """(MAX_ROWS,): when the fault began that it is in now, CLOCK_MONOTONIC ns; 0: in none, or not running."""
+        return np.where(self.running, self.totals["open_since_ns"], 0).astype(np.int64)
+
     def take(self) -> int:
         """A free row. IndexError if there is none."""
         return self._free.pop()

@@ -3,7 +3,7 @@
 from typing import Final
 
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, MODES, RESOLVERS, SERIES
+from exitscope_probes.records import EXIT_CELLS, RESOLVERS, SERIES
 
 # Columns of the per-vCPU scalars, all int64.
 COUNTS: Final = slice(0, SERIES)
@@ -19,5 +19,3 @@ FAILED: Final = 2 * len(RESOLVERS)
 VM_SCALARS: Final = FAILED + 1
 
 HISTOGRAM_WIDTH: Final = SERIES * BUCKETS
-USER_MODES: Final = len(MODES) - 1
-"""Modes that userspace resolves. The last, `kernel`, is shown apart: its many short ones hide the rest."""

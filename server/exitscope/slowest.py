@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from exitscope_probes.records import FAULT_DTYPE, WAITER_OTHER
 
+from .lengths import end_ns, latency_ns
 from .window import NS_PER_S
 
 KEPT: Final = 10
@@ -19,17 +20,6 @@ _COARSE_NS: Final = 15 * NS_PER_S
 _COARSE_BUCKETS: Final = 62
 MAX_PER_BUCKET: Final = 64 * KEPT
 """Records kept per bucket, 10 for each of 64 VMs: 10 MB in all."""
-
-STAGE_FIELDS: Final = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
-
-
-def latency_ns(records: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Whole latency of each record, (n,) ns: the sum of its five stages."""
-    whole = records["raise_ns"].copy()
-    for name in STAGE_FIELDS[1:]:
-        whole += records[name]
-    latency: npt.NDArray[np.uint64] = whole
-    return latency
 
 
 def _slowest_per_vm(records: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -76,10 +66,8 @@ class Slowest:
         if not parts:
             return np.empty(0, FAULT_DTYPE)
         records = np.concatenate(parts)
-        latency = latency_ns(records)
-        inside = np.isin(records["vm"], vm_numbers) & (records["begin_ns"] + latency >= max(time_ns - length_ns, 0))
-        records, latency = records[inside], latency[inside]
-        slowest: npt.NDArray[Any] = records[np.argsort(latency)[::-1][:KEPT]]
+        records = records[np.isin(records["vm"], vm_numbers) & (end_ns(records) >= time_ns - length_ns)]
+        slowest: npt.NDArray[Any] = records[np.argsort(latency_ns(records))[::-1][:KEPT]]
         return slowest
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from exitscope_probes.records import WAITER_VCPU
 
-from .slowest import latency_ns
+from .lengths import end_ns
 
 ALL_VMS: Final = 0
 """Stands for all VMs together; a VM's number is never 0."""
@@ -37,8 +37,7 @@ class Stalled:
         """Finished faults FAULT_DTYPE (n,). Async ones are left out: records do not say when the vCPU was halted."""
         waited = np.flatnonzero(records["waiter"] == WAITER_VCPU)[: MAX_SPANS - self._kept]
         begin_ns = records["begin_ns"][waited].astype(np.int64)
-        end_ns = begin_ns + latency_ns(records)[waited].astype(np.int64)
-        self._spans.append((records["vm"][waited], begin_ns, end_ns))
+        self._spans.append((records["vm"][waited], begin_ns, end_ns(records)[waited]))
         self._kept += len(waited)
 
     def look(self, vms: npt.NDArray[np.uint32], since_ns: _Int64s) -> None:

@@ -12,8 +12,9 @@ from exitscope_probes.records import MODES
 
 from .gpa import GpaCounts
 from .latency import percentile_columns
+from .modes import USER_MODES
 from .rows import Rows, is_vcpu
-from .scalars import BACKGROUND, DEMAND, STALL_NS, USER_MODES
+from .scalars import BACKGROUND, DEMAND, STALL_NS
 from .series import Series, VmColumn
 from .stalled import ALL_VMS, Stalled
 from .vms import Vm, Vms

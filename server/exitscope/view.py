@@ -11,7 +11,8 @@ from exitscope_probes.records import EXIT_NAMES, MODES, STAGE_FAMILIES, STAGE_SE
 from .aggregate import Aggregate
 from .hardware import Exits
 from .latency import summarize, summarize_one
-from .scalars import COUNTS, EXITS, STALL_NS, SUMS_NS, USER_MODES
+from .modes import USER_MODES
+from .scalars import COUNTS, EXITS, STALL_NS, SUMS_NS
 
 STAGES = tuple(dict.fromkeys(stage for _, stage in STAGE_SERIES))
 """Every stage's name, in the order of a fault's life."""

@@ -42,6 +42,11 @@ class Vm:
     events_read: int = 0  # of its userfaultfds, without those that named a vCPU
 
     @property
+    def name(self) -> str:
+        """For a person: its own, else its id."""
+        return self.peer.name or self.id
+
+    @property
     def state(self) -> str:
         """running or gone."""
         return "running" if self.gone_ns is None else "gone"

@@ -59,6 +59,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def counted(number: int, what: str, many: str = "") -> str:
+    """1 fault, 12,345 faults. many: the plural where it takes more than an s."""
+    return f"{count(number)} {what if number == 1 else many or what + 's'}"
+
+
 def size(length_bytes: int) -> str:
     """4 KiB, 1.50 GiB"""
     for unit, bytes_each in (("bytes", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)):

@@ -5,8 +5,9 @@ import pytest
 from exitscope.alarms.alarms import MAX_SHOWN
 from exitscope.alarms.finding import NEVER, Limits
 from exitscope.alarms.ledger import KEPT_NS, MAX_ENDED
-from exitscope.alarms.words import age, count, names
+from exitscope.alarms.words import age, names
 from exitscope.source import Status
+from exitscope.words import counted
 from exitscope_probes.records import MODE_ASYNC, VCPU_OTHER
 
 from .alarm_scene import MS, Scene
@@ -240,6 +241,7 @@ def test_everything_at_once_stays_bounded() -> None:
 def test_words() -> None:
     said = [age(ns) for ns in (10, 850 * MS, 1_440 * MS, 12 * S, 90 * S, 600 * S, 7200 * S)]
     assert said == ["less than 1 ms", "850 ms", "1.4 s", "12 s", "1.5 min", "10 min", "2.0 h"]
-    assert (count(1, "fault"), count(12345, "fault"), count(2, "thread")) == ("1 fault", "12,345 faults", "2 threads")
+    assert (counted(1, "fault"), counted(12345, "fault"), counted(2, "thread")) == (
+        "1 fault", "12,345 faults", "2 threads")  # fmt: skip
     assert [names(list("abcdef"[:n])) for n in (1, 2, 3, 4, 6)] == [
         "a", "a and b", "a, b and c", "a, b, c and d", "a, b, c and 3 others"]  # fmt: skip

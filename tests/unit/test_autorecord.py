@@ -16,7 +16,7 @@ from exitscope.recordings.library import Library, Limits
 from exitscope.recordings.preroll import Opening, Preroll
 from exitscope.source import SocketSource
 from exitscope.switch import Switch
-from exitscope_probes.wire import HEADER_BYTES, Kind, decode_body, decode_header
+from exitscope_probes.wire import Kind
 
 from .fake_collector import FakeCollector
 from .recording_processes import WAIT_S, S, in_thread, numbers_in
@@ -274,8 +274,8 @@ def test_a_frame_that_was_folded_is_not_lost(tmp_path: Path) -> None:
     with in_thread(fake):
         opening = asyncio.run(asyncio.wait_for(scenario(), WAIT_S))
     assert opening is not None
-    assert sum(map(len, opening.frames)) < 300_000
-    messages = [decode_body(decode_header(frame[:HEADER_BYTES]), frame[HEADER_BYTES:]) for frame in opening.frames]
+    assert sum(len(frame.data) for frame in opening.frames) < 300_000
+    messages = [frame.message() for frame in opening.frames]
     assert [message.kind for message in messages[:3]] == [Kind.HELLO, Kind.VMS, Kind.TOTALS]
     snapshot = messages[2]
     assert snapshot.meta["snapshot"] is True

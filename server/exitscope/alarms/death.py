@@ -9,11 +9,13 @@ import numpy as np
 from exitscope_probes.records import VCPU_OTHER
 
 from ..migrations.course import Course
-from ..scalars import COUNTS, USER_MODES
+from ..modes import USER_MODES
+from ..scalars import COUNTS
 from ..vms import Vm
+from ..words import counted
 from .finding import Finding
 from .sight import Sight
-from .words import age, count
+from .words import age
 
 SHOWN_NS: Final = 30_000_000_000
 """The alarm of what is over at once stays this long, so that a scrape every 15 s sees it."""
@@ -118,8 +120,8 @@ def _judge(sight: Sight, vm: Vm, end: _End) -> Finding | None:
     torn = life.migration if life.migration and life.migration.state == "failed" else None
     if not end.unresolved and not torn:
         return None
-    name = sight.name(vm)
-    unresolved = f" with {count(end.unresolved, 'fault')} unresolved" if end.unresolved else ""
+    name = vm.name
+    unresolved = f" with {counted(end.unresolved, 'fault')} unresolved" if end.unresolved else ""
     oldest = f", the oldest for {age(life.age_ns)}" if end.unresolved and life.age_ns > _LONG_NS else ""
     amid = f" in the middle of its {_CALLED[life.migration.kind]}" if life.migration else ""
     log = "see the VMM's log" if life.migration else "see the VMM's log, and that of its fault handler"

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..vms import Vm
+from ..words import counted
 from .finding import Finding, beyond
 from .sight import Sight, Wait
-from .words import age, count, names
+from .words import age, names
 
 READERS: Final = frozenset({"uffd reader", "uffd handler"})
 COPIERS: Final = frozenset({"page copier"})
@@ -73,12 +74,12 @@ def _gone(sight: Sight, vm: Vm, memory: _Memory, waits: list[Wait]) -> Finding |
         gone_ns = {what: ns for what, ns in gone_ns.items() if what != "page copier" and ns >= _REGISTERED_NS}
     if not gone_ns:
         return None
-    name = sight.name(vm)
+    name = vm.name
     missing = [
         (what, names([f"{comm} ({tid})" for tid, comm in memory.groups[what].known.items()])) for what in gone_ns
     ]
     who = " and ".join(f"the {what} {threads}" for what, threads in missing)
-    waiting = f"{count(len(waits), 'vCPU')} of {name} wait{'s' if len(waits) == 1 else ''} for pages"
+    waiting = f"{counted(len(waits), 'vCPU')} of {name} wait{'s' if len(waits) == 1 else ''} for pages"
     consequence = waiting if starved else f"the userfaultfd of {name} is still registered"
     return Finding(
         "handler_gone",
@@ -118,14 +119,14 @@ def _stuck(sight: Sight, vm: Vm, memory: _Memory, waits: list[Wait]) -> Finding 
     limit_ns = sight.limits.handler_ns
     if not vm.total or not beyond(idle_ns, limit_ns):
         return None
-    name = sight.name(vm)
-    waiting = f"{count(len(waits), 'vCPU')} wait{'s' if len(waits) == 1 else ''}"
+    name = vm.name
+    waiting = f"{counted(len(waits), 'vCPU')} wait{'s' if len(waits) == 1 else ''}"
     if vm.pending:
-        queued = f"{count(vm.pending, 'fault')} of {name} {'is' if vm.pending == 1 else 'are'} queued unread"
+        queued = f"{counted(vm.pending, 'fault')} of {name} {'is' if vm.pending == 1 else 'are'} queued unread"
         message = f"{queued}, nothing has been read or filled for {age(idle_ns)}, and {waiting}."
         hint = "The thread that reads the userfaultfd does not run or is blocked: see its state and stack."
     else:
-        read = f"The fault of {name} has" if vm.total == 1 else f"All {count(vm.total, 'fault')} of {name} have"
+        read = f"The fault of {name} has" if vm.total == 1 else f"All {counted(vm.total, 'fault')} of {name} have"
         message = f"{read} been read, no page has been filled for {age(idle_ns)}, and {waiting}."
         hint = "The handler waits for the pages themselves: see the network or storage that they come from."
     return Finding("handler_stuck", "critical", message, hint, vm.id, name, waits[0].vcpu, idle_ns, limit_ns)

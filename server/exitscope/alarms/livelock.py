@@ -16,9 +16,10 @@ import numpy.typing as npt
 from exitscope_probes.records import MODE_ASYNC, MODES
 
 from ..rows import MAX_ROWS
+from ..words import counted
 from .finding import Finding
 from .sight import Sight
-from .words import age, count
+from .words import age
 
 PERIOD_NS: Final = 1_000_000_000
 MIN_TRIES: Final = 100
@@ -63,12 +64,12 @@ class Livelock:
             if not caught or filled > _FILLS_SHARE * sum(caught.values()):
                 continue
             worst = max(caught, key=lambda vcpu: caught[vcpu])
-            name = sight.name(vm)
-            others = f" and {count(len(caught) - 1, 'other')}" if len(caught) > 1 else ""
+            name = vm.name
+            others = f" and {counted(len(caught) - 1, 'other')}" if len(caught) > 1 else ""
             yield Finding(
                 "async_livelock",
                 "critical",
-                f"vCPU {worst}{others} of {name} tried {count(sum(caught.values()), 'async page fault')} in "
+                f"vCPU {worst}{others} of {name} tried {counted(sum(caught.values()), 'async page fault')} in "
                 f"{age(passed_ns)}, and not one page came.",
                 "Exit mode by SIGBUS and KVM's async page faults exclude each other: use uffd mode, or a VM whose "
                 "interrupt controller is in userspace.",

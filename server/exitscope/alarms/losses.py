@@ -5,9 +5,10 @@ from typing import Final
 
 from ..aggregate import Aggregate
 from ..source import STALE_NS, Status
+from ..words import counted
 from .finding import Finding
 from .sight import Sight
-from .words import age, count, names
+from .words import age, names
 
 HOLD_NS: Final = 10_000_000_000
 """Losses come in bursts."""
@@ -21,6 +22,8 @@ _PLACES: Final[dict[str, tuple[str, str]]] = {
     "server_full": ("vCPU or VM", "found no room in the server"),
 }
 """Places of the loss ledger -> what was lost, and why. What the others count happens in ordinary runs, too."""
+
+_MANY: Final = {"vCPU or VM": "vCPUs or VMs"}
 
 _HINTS: Final = {
     "ring_full": "Totals stay right. A larger --ring-bytes takes longer bursts, or the host is too busy.",
@@ -57,7 +60,7 @@ class Losses:
             return
         lost = {place: now[place] - self._base[place] for place in now if now[place] > self._base[place]}
         told = [
-            f"{count(number, what, _many(what))} {why}"
+            f"{counted(number, what, _MANY.get(what, ''))} {why}"
             for place, number in lost.items()
             for what, why in [_PLACES[place]]
         ]
@@ -91,10 +94,5 @@ def source_lost(aggregate: Aggregate, status: Status, now_ns: int) -> Iterator[F
 
 
 def _ledger(aggregate: Aggregate) -> dict[str, int]:
-    said = aggregate.losses | {"server_full": aggregate.rows_refused + aggregate.vms.refused}
-    said["slow_client"] = max(said.get("slow_client", 0), aggregate.records_dropped)
-    return {place: said.get(place, 0) for place in _PLACES}
-
-
-def _many(what: str) -> str:
-    return {"vCPU or VM": "vCPUs or VMs"}.get(what, f"{what}s")
+    ledger = aggregate.ledger
+    return {place: ledger.get(place, 0) for place in _PLACES}

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from exitscope_probes.records import VCPU_OTHER
 
 from ..aggregate import Aggregate
@@ -32,8 +30,7 @@ class Sight:
         self.running = aggregate.vms.running()
         self._courses = {course.vm: course for course in aggregate.migrations.courses()}
         self.waits: dict[str, list[Wait]] = {}
-        totals, alive = aggregate.rows.totals, aggregate.rows.alive
-        open_since_ns = np.where(alive & (totals["exited"] == 0), totals["open_since_ns"], 0).astype(np.int64).tolist()
+        open_since_ns = aggregate.rows.open_since_ns.tolist()
         for vm in self.running:
             waits = [
                 Wait(vm, vcpu, open_since_ns[row], max(self.time_ns - open_since_ns[row], 0))
@@ -46,8 +43,3 @@ class Sight:
     def migration(self, vm: Vm) -> Course | None:
         """The newest migration of the VM; None if there was none."""
         return self._courses.get(vm.id)
-
-    @staticmethod
-    def name(vm: Vm) -> str:
-        """Of a VM, for a person."""
-        return vm.peer.name or vm.id

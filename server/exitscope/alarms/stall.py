@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from ..words import counted
 from .finding import Finding, beyond
 from .sight import Sight
-from .words import age, count
+from .words import age
 
 
 def vcpu_stalled(sight: Sight) -> Iterator[Finding]:
@@ -14,11 +15,11 @@ def vcpu_stalled(sight: Sight) -> Iterator[Finding]:
         over = [wait for wait in waits if beyond(wait.age_ns, limit_ns)]
         if not over:
             continue
-        worst, name = over[0], sight.name(over[0].vm)
+        worst, name = over[0], over[0].vm.name
         message = f"vCPU {worst.vcpu} of {name} has stood still for {age(worst.age_ns)} in one fault."
         if len(over) > 1:
             message = (
-                f"{len(over)} of {count(len(worst.vm.vcpus()), 'vCPU')} of {name} have stood still for more than "
+                f"{len(over)} of {counted(len(worst.vm.vcpus()), 'vCPU')} of {name} have stood still for more than "
                 f"{age(limit_ns)}, vCPU {worst.vcpu} longest: {age(worst.age_ns)}."
             )
         yield Finding(
@@ -39,7 +40,7 @@ def oldest_fault(sight: Sight) -> Iterator[Finding]:
     limit_ns = sight.limits.fault_ns
     for vm_id, (oldest, *_) in sight.waits.items():
         if beyond(oldest.age_ns, limit_ns):
-            name = sight.name(oldest.vm)
+            name = oldest.vm.name
             yield Finding(
                 "oldest_fault",
                 "critical",

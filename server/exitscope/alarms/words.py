@@ -1,4 +1,4 @@
-"""How alarms speak: lengths of time, counts and lists, for a person."""
+"""How alarms speak: lengths of time and lists, for a person."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,11 +14,6 @@ def age(length_ns: int) -> str:
             value = length_ns / unit_ns
             return f"{value:.0f} {unit}" if value >= 10 or unit == "ms" else f"{value:.1f} {unit}"
     return "less than 1 ms"
-
-
-def count(number: int, what: str, many: str = "") -> str:
-    """Such as 1 fault, 12,345 faults."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
 def names(listed: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..words import counted
+
 MODES: Final = ("uffd", "exit")
 DEFAULT_VCPUS: Final = (1, 2, 4, 8, 16, 32, 64)
 AUTO: Final = 0
@@ -22,8 +24,8 @@ class Point:
     @property
     def title(self) -> str:
         """uffd, 4 vCPUs, 2 handlers"""
-        handlers = f", {self.handlers} handler{'s' if self.handlers > 1 else ''}" if self.handlers else ""
-        return f"{self.mode}, {self.vcpus} vCPU{'s' if self.vcpus > 1 else ''}{handlers}"
+        handlers = f", {counted(self.handlers, 'handler')}" if self.handlers else ""
+        return f"{self.mode}, {counted(self.vcpus, 'vCPU')}{handlers}"
 
     @property
     def slug(self) -> str:

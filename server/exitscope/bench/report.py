@@ -109,7 +109,7 @@ def _headline(summary: Summary) -> str:
     ]
     if not ratios:
         return f"{len(summary.points)} points measured."
-    listed = ", ".join(f"{words.factor(ratio)} with {vcpus} vCPU{'s' if vcpus > 1 else ''}" for vcpus, ratio in ratios)
+    listed = ", ".join(f"{words.factor(ratio)} with {words.counted(vcpus, 'vCPU')}" for vcpus, ratio in ratios)
     return f"Exit mode against uffd mode on this machine, faults per second: {listed}."
 
 

@@ -105,7 +105,7 @@ def _load(side: Side) -> str | None:
     if load.average is None and not others:
         return None
     busy = [f"load average {load.average:.1f}"] if load.average is not None and load.average >= BUSY_LOAD else []
-    busy += [f"{others} other VM{'s' if others > 1 else ''}"] if others else []
+    busy += [words.counted(others, "other VM")] if others else []
     return ", ".join(busy) or _IDLE
 
 

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..recordings.columns import OTHER_THREADS, STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS
+from ..modes import user_faults
+from ..recordings.columns import OTHER_THREADS
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordingMeta
 from .profile import Batch, Profile, profile_of
@@ -89,7 +91,7 @@ def _names(column: Any, take: Any) -> Counter[str]:
 def faults(meta: RecordingMeta, vm: str | None = None) -> int:
     """Faults of vCPUs over the recording, exact, without those that the kernel solved alone."""
     by_mode = _difference(meta, vm, lambda totals: [one.faults for one in totals.vcpus if one.vcpu != OTHER_THREADS])
-    return sum(count for mode, count in by_mode.items() if mode != "kernel")
+    return user_faults(by_mode)
 
 
 def exits(meta: RecordingMeta, vm: str | None = None) -> dict[str, int]:

@@ -1,20 +1,11 @@
 """A comparison as tables: for the terminal, and for the report."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from .. import words
+from ..tables import Table, columns
 from .models import Bounds, Comparison, Figure
 from .statistics import Interval
-
-
-class Table(NamedTuple):
-    """title, headings and rows of text; marked: rows that stand out."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    marked: Sequence[bool] = ()
 
 
 def figures(comparison: Comparison) -> Table:
@@ -62,8 +53,8 @@ def conditions(comparison: Comparison) -> Table:
         for one in comparison.differences
     ]
     same = len(comparison.conditions_checked) - len({one.condition for one in comparison.differences})
-    many = f"{len(rows)} difference{'s' if len(rows) > 1 else ''}"
-    title = f"Conditions: {many}, {same} the same" if rows else f"Conditions: all {same} the same"
+    differ = f"{words.counted(len(rows), 'difference')}, " if rows else "all "
+    title = f"Conditions: {differ}{same} the same"
     return Table(title, ("condition", "A", "B", "", "why"), rows, [one.unfair for one in comparison.differences])
 
 
@@ -75,17 +66,6 @@ def terminal(comparison: Comparison) -> str:
     for table in (figures(comparison), stages(comparison), counts(comparison), conditions(comparison)):
         lines += ["", table.title, *columns(table)]
     return "\n".join(lines)
-
-
-def columns(table: Table) -> list[str]:
-    """Lines of a table in columns; nothing where it has no rows."""
-    if not table.rows:
-        return []
-    cells = [[*table.headings], *([*row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings))]
-    return [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    ]
 
 
 def _row(

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from exitscope_probes.records import EXIT_STAGES, SEEN_FILL, UFFD_STAGES
 
-from ..recordings.columns import OTHER_THREADS, STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS
+from ..recordings.columns import OTHER_THREADS
 from ..recordings.meta import RecordingMeta
 from .lanes import Lanes
 from .protobuf import Part, fixed64, join, message, one, same, varint

@@ -8,10 +8,11 @@ for each event, unless the page has come meanwhile (migrate_send_rp_req_pages).
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .. import words
+from ..models import NO_LATENCY
+from ..words import counted, duration
 from .brownout import Brownout
 from .models import ReportAccount, ReportRequests, ReportVcpu
-from .records import BEGIN, END, EVENT_READ, EXITS, NO_LATENCY, PLACED, READ, STANDS_STILL, Records
+from .records import BEGIN, END, EVENT_READ, EXITS, PLACED, READ, STANDS_STILL, Records
 
 MS: Final = 1_000_000
 
@@ -31,7 +32,7 @@ def vcpu_rows(
     numbers = sorted(vcpus)
     whole_ns = full.to_ns - full.from_ns
     same = records.sweep(numbers, whole_ns, EVENT_READ, PLACED, READ)  # no column of time is asked for: one is enough
-    stall, counted = (one.stall_ns.sum(axis=1).tolist() for one in (full, same))
+    stall, same_ns = (one.stall_ns.sum(axis=1).tolist() for one in (full, same))
     latencies = records.distributions("vcpu", "latency_ns", "vcpu >= 0")
     parts = {row["vcpu"]: row for row in records.rows(_parts(), f"WHERE {STANDS_STILL} GROUP BY vcpu")}
     rows = []
@@ -42,8 +43,8 @@ def vcpu_rows(
             vcpu=vcpu, tid=vcpus[vcpu], latency_ns=latencies.get(vcpu, NO_LATENCY), stall_ns=stall[place],
             share=round(stall[place] / whole_ns, 6), kernel_stall_ns=counted_ns.get(vcpu),
             qemu_ns=qemu_ns[place] if qemu_ns and place < len(qemu_ns) else None,
-            same_ns=counted[place], before_ns=before_ns, after_ns=after_ns, unread_ns=unread_ns,
-            overlap_ns=counted[place] + before_ns + after_ns + unread_ns - stall[place],
+            same_ns=same_ns[place], before_ns=before_ns, after_ns=after_ns, unread_ns=unread_ns,
+            overlap_ns=same_ns[place] + before_ns + after_ns + unread_ns - stall[place],
         ))  # fmt: skip
     return rows, int(same.time_at_ns[-1])
 
@@ -84,24 +85,22 @@ def account(rows: Sequence[ReportVcpu], same_all_ns: int, all_ns: int, qemu_all_
 
 def _why(found: ReportAccount) -> list[str]:
     said = [
-        f"Before QEMU's count begins: {words.duration(found.before_ns)} from the guest's access until a handler has "
+        f"Before QEMU's count begins: {duration(found.before_ns)} from the guest's access until a handler has "
         "read the event (raise and notify).",
-        f"After it ends: {words.duration(found.after_ns)} from the wake-up until the vCPU ran again.",
+        f"After it ends: {duration(found.after_ns)} from the wake-up until the vCPU ran again.",
     ]
     if found.unread_ns:
-        said.append(
-            f"Faults without an event that was read, of which QEMU knows nothing: {words.duration(found.unread_ns)}."
-        )
+        said.append(f"Faults without an event that was read, of which QEMU knows nothing: {duration(found.unread_ns)}.")
     if found.overlap_ns:
         said.append(
-            f"Faults of one vCPU at the same time are one standstill, not two: {words.duration(found.overlap_ns)} less."
+            f"Faults of one vCPU at the same time are one standstill, not two: {duration(found.overlap_ns)} less."
         )
     if found.qemu_ns is None:
         return ["QEMU keeps an account only with the capability postcopy-blocktime, on the destination.", *said]
     rest_ns = found.qemu_ns - found.same_ns
-    size = words.duration(abs(rest_ns))
+    size = duration(abs(rest_ns))
     told = f"QEMU says {size} {'more' if rest_ns > 0 else 'less'} than ours counted the same way"
-    rounding = words.duration(found.rounding_ns)
+    rounding = duration(found.rounding_ns)
     if abs(rest_ns) <= found.rounding_ns:
         said.append(
             f"{told}: until version 10.1 its clock ticks in milliseconds, which alone makes ±{rounding} (95 %)."
@@ -138,21 +137,17 @@ def requests(records: Records, asked: int | None) -> ReportRequests:
 def _why_requests(found: ReportRequests) -> list[str]:
     said = []
     if unread := found.faults - found.events:
-        said.append(f"{_count(unread, 'fault')} ended before an event was read: the page came just then.")
+        said.append(f"{counted(unread, 'fault')} ended before an event was read: the page came just then.")
     if again := found.events - found.pages:
         said.append(
-            f"{_count(again, 'event')} asked for a page that somebody had asked for already (up to "
+            f"{counted(again, 'event')} asked for a page that somebody had asked for already (up to "
             f"{found.vcpus_at_one} vCPUs waited for one page): QEMU sends a request for each."
         )
     if found.requests is None:
         return [*said, "How many requests reached the source is not known: its monitor was not followed here."]
     rest = found.requests - found.events
     if rest < 0:
-        said.append(f"For {_count(-rest, 'event')} no request was sent: the page had come meanwhile (inferred).")
+        said.append(f"For {counted(-rest, 'event')} no request was sent: the page had come meanwhile (inferred).")
     elif rest > 0:
-        said.append(f"{_count(rest, 'request')} more than events: of faults that are not recorded here (inferred).")
+        said.append(f"{counted(rest, 'request')} more than events: of faults that are not recorded here (inferred).")
     return said
-
-
-def _count(number: int, what: str) -> str:
-    return f"{words.count(number)} {what}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import SEEN_FILL, SEEN_HALT, SEEN_READ
 
-from ..latency import EMPTY, summarize
+from ..latency import summarize
 from ..models import Latency
 from ..query.engine import Engine
 from ..query.faults import LATENCY
@@ -28,7 +28,6 @@ FAMILY: Final = (
 STANDS_STILL: Final = f"(vcpu >= 0 AND (waiter = 'vcpu' OR waiter = 'async' AND seen & {SEEN_HALT} != 0))"
 """Of an async fault's record it is only known that its vCPU was halted meanwhile, or was not."""
 
-NO_LATENCY: Final = Latency(**EMPTY)
 BEGIN: Final = "begin_ns"
 END: Final = "begin_ns + latency_ns"
 EVENT_READ: Final = "begin_ns + raise_ns + notify_ns"

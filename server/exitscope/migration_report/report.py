@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from ..errors import UserError
 from ..migrations.models import Migration
+from ..modes import user_faults
 from ..query.engine import Engine
 from ..query.ticks import tick_width_ns
 from ..recordings.file import RecordingFile
@@ -70,7 +71,7 @@ def chosen(migrations: list[Migration], number: int) -> Migration:
 
 def default_number(migrations: list[Migration]) -> int:
     """The one with most faults; of several the last."""
-    faults = [sum(count for mode, count in one.faults.items() if mode != "kernel") for one in migrations]
+    faults = [user_faults(one.faults) for one in migrations]
     return max(range(len(faults)), key=lambda number: (faults[number], number), default=0)
 
 

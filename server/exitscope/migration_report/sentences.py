@@ -4,6 +4,7 @@ from typing import Final
 
 from .. import words
 from ..migrations.models import Migration
+from ..modes import user_faults
 from ..recordings.meta import RecordedVm, RecordingMeta
 from .models import MigrationReport, ReportStage
 
@@ -57,7 +58,7 @@ def details(report: MigrationReport) -> list[str]:
             said.append(f"{name}: {', '.join(_part(stage) for stage in stages)}.")
     for mode, one in report.modes.items():
         said.append(
-            f"{words.count(one.count)} {mode} {'fault' if one.count == 1 else 'faults'}: half took at most "
+            f"{words.counted(one.count, f'{mode} fault')}: half took at most "
             f"{words.duration(one.p50)}, 99 % at most {words.duration(one.p99)}, the longest {words.duration(one.max)}."
         )
     if report.fills and (report.fills.demand_total or report.fills.background_total):
@@ -132,7 +133,7 @@ def _of_recording(report: MigrationReport, migration: Migration, meta: Recording
     if lost:
         listed = ", ".join(f"{name} {words.count(count)}" for name, count in lost.items())
         said.append(f"Losses over the whole recording: {listed}.")
-    counted = sum(count for mode, count in report.counted.items() if mode != "kernel")
+    counted = user_faults(report.counted)
     recorded = sum(one.count for one in report.modes.values())
     if counted > recorded:
         said.append(

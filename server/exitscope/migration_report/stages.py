@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from ..models import Latency
+from ..models import NO_LATENCY, Latency
 from .models import ReportStage, StageGroup
-from .records import EXITS, FAMILY, FILLED, NO_LATENCY, READ, Records
+from .records import EXITS, FAMILY, FILLED, READ, Records
 
 _EXIT: Final = "exit"
 

@@ -3,8 +3,8 @@
 from typing import Final
 
 from .. import words
-from ..compare.text import Table, columns
 from ..models import Latency
+from ..tables import Table, columns
 from .models import MigrationReport, ReportFault
 
 TERMINAL_ROWS: Final = 16

@@ -7,12 +7,13 @@ import numpy as np
 
 from exitscope_probes.threads import role_of
 
+from ..models import NO_LATENCY
 from ..query.summary import slow_fault
 from ..query.ticks import MAX_TICKS, tick_width_ns
 from ..recordings.meta import RecordedVm
 from .brownout import Brownout
 from .models import ReportFault, ReportHandler, ReportMoment
-from .records import FILLED, NO_LATENCY, READ, STANDS_STILL, Records
+from .records import FILLED, READ, STANDS_STILL, Records
 
 MOMENTS: Final = 5
 SLOWEST: Final = 20

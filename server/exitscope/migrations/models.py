@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..models import NO_LATENCY, Latency
+
 Kind = Literal["postcopy", "precopy", "page-in"]
 Role = Literal["destination", "source"]
 How = Literal["qmp", "kernel"]
@@ -23,17 +25,6 @@ class Phase(_Model):
     )
     from_ns: int = Field(description="Its begin, CLOCK_MONOTONIC ns of the traced host.")
     to_ns: int | None = Field(default=None, description="Its end, the same clock, ns; null: it goes on.")
-
-
-class Distribution(_Model):
-    """Distribution of a length of time over the migration."""
-
-    count: int = Field(default=0, description="How many, exact.")
-    sum: int = Field(default=0, description="Their sum in ns, exact.")
-    p50: int = Field(default=0, description="Median in ns, within 3.2 %; 0 if there were none.")
-    p90: int = Field(default=0, description="90th percentile in ns, within 3.2 %; 0 if there were none.")
-    p99: int = Field(default=0, description="99th percentile in ns, within 3.2 %; 0 if there were none.")
-    max: int = Field(default=0, description="Longest in ns: exact, or at most 6.3 % too high.")
 
 
 class MigrationFills(_Model):
@@ -96,8 +87,8 @@ class Migration(_Model):
     )
     phases: list[Phase] = Field(default=[], description="Oldest first.")
     faults: dict[str, int] = Field(default={}, description="Mode -> faults of its vCPUs during the migration; counts.")
-    latency_ns: Distribution = Field(default=Distribution(), description="Whole faults in ns, without mode kernel.")
-    stages_ns: dict[str, dict[str, Distribution]] = Field(
+    latency_ns: Latency = Field(default=NO_LATENCY, description="Whole faults in ns, without mode kernel.")
+    stages_ns: dict[str, dict[str, Latency]] = Field(
         default={},
         description="Family (uffd, exit, async) -> stage -> its length, ns; families without a fault left out.",
     )

@@ -10,8 +10,9 @@ from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import MODES, RESOLVERS, SERIES, STAGE_FAMILIES, STAGE_SERIES
 
 from ..latency import EMPTY, summarize, summarize_one
+from ..modes import USER_MODES
 from ..rows import Rows, is_vcpu
-from ..scalars import BACKGROUND, COUNTS, DEMAND, HISTOGRAM_WIDTH, STALL_NS, SUMS_NS, USER_MODES, VM_SCALARS
+from ..scalars import BACKGROUND, COUNTS, DEMAND, HISTOGRAM_WIDTH, STALL_NS, SUMS_NS, VM_SCALARS
 from ..vms import Vm
 from ..window import Counters
 

@@ -25,11 +25,11 @@ def found(tracker: Tracker, migration_id: str) -> dict[str, Any] | None:
 
 def recent(tracker: Tracker, vms: Container[str] | None, time_ns: int) -> list[dict[str, Any]]:
     """For a frame: those of these VMs (None: of all) that go on or ended lately, oldest first; no samples at all."""
-    return [
-        {name: value for name, value in _dated(one).items() if name != "samples"}
-        for one in tracker.listed()
-        if (vms is None or one["vm"] in vms) and (one["to_ns"] is None or one["to_ns"] > time_ns - RECENT_NS)
-    ]
+
+    def wanted(vm: str, to_ns: int | None) -> bool:
+        return (vms is None or vm in vms) and (to_ns is None or to_ns > time_ns - RECENT_NS)
+
+    return [{name: value for name, value in _dated(one).items() if name != "samples"} for one in tracker.listed(wanted)]
 
 
 def _dated(one: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""QEMU's words for the state of a migration: MigrationStatus of qapi/migration.json, from before 2.5 until after 10.2."""
+"""QEMU's words for the state of a migration: MigrationStatus of qapi/migration.json, until after 10.2."""
 
 from typing import Final
 

@@ -5,6 +5,7 @@ the messages' own. The Aggregate calls before it moves its counters and after, s
 the message that brings its first sign.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -50,11 +51,14 @@ class Tracker:
         self._lost = 0
         self._replayed: Replayed | None = None
 
-    def listed(self) -> list[dict[str, Any]]:
-        """Every migration as in models.Migration, oldest first, without samples; wall_ms is 0 where it is not known."""
+    def listed(self, wanted: Callable[[str, int | None], bool] = lambda vm, to_ns: True) -> list[dict[str, Any]]:
+        """Migrations as in models.Migration, oldest first, without samples; wall_ms is 0 where it is not known.
+
+        wanted: whether to tell one, by its VM's id and its to_ns.
+        """
         if self._replayed is not None:
-            return self._replayed.listed(self._time_ns)
-        return [self._told(course, samples=False) for course in self.courses()]
+            return [one for one in self._replayed.listed(self._time_ns) if wanted(one["vm"], one["to_ns"])]
+        return [self._told(course, samples=False) for course in self.courses() if wanted(course.vm, course.to_ns)]
 
     def find(self, migration_id: str) -> dict[str, Any] | None:
         """One of them, with samples."""
@@ -223,7 +227,7 @@ class Tracker:
         if watch.last is not None:
             watch.last.forget_base()
         base = Standing.of(self._counted, vm)
-        course = Course(vm.id, vm.peer.name or vm.id, vm.peer.uuid, kind, role, how, from_ns, base)
+        course = Course(vm.id, vm.name, vm.peer.uuid, kind, role, how, from_ns, base)
         while course.id in self._courses:
             course.id += "b"
         course.vcpus, course.moved_ns, course.waited_ns = len(vm.vcpus()), from_ns, from_ns

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..slowest import latency_ns
+from ..lengths import end_ns
 from ..vms import Vm, Vms
 from .course import Course
 from .recognise import NOTHING, Seen
@@ -129,11 +129,10 @@ class Watches:
 
     def faults(self, records: npt.NDArray[Any], vms: Vms) -> None:
         """Records FAULT_DTYPE (n,), n > 0."""
-        begin_ns = records["begin_ns"].astype(np.int64)
-        end_ns = begin_ns + latency_ns(records).astype(np.int64)
+        begin_ns, ended_ns = records["begin_ns"].astype(np.int64), end_ns(records)
         for number in np.unique(records["vm"]).tolist():
             vm, mine = vms.named(number), records["vm"] == number
             if vm is not None:
-                self.of(vm).recorded(begin_ns[mine], int(end_ns[mine].max()))
+                self.of(vm).recorded(begin_ns[mine], int(ended_ns[mine].max()))
             elif len(self._early_ns) < _MAX_EARLY:
                 self._early_ns.setdefault(number, int(begin_ns[mine].min()))

@@ -3,7 +3,7 @@
 from typing import Final
 
 from ..peer import PeerMigration
-from ..words import duration
+from ..words import counted, duration
 from .recognise import Seen
 
 PAUSED: Final = "It paused "
@@ -14,20 +14,21 @@ RESTARTED: Final = "The collector was started again meanwhile: what happened whi
 def signs(before: Seen, now: Seen, uffds: int) -> str:
     """What the kernel shows of its begin."""
     demand = (now.placed - now.background) - (before.placed - before.background)
-    seen = [
-        _count(now.faults - before.faults, "fault that userspace resolved", "faults that userspace resolved"),
-        _count(demand, "page filled on demand", "pages filled on demand"),
-        _count(now.background - before.background, "page filled in the background", "pages filled in the background"),
-        _count(len(now.open_ns), "vCPU waiting for a page", "vCPUs waiting for a page"),
-    ]
-    told = ", ".join(one for one in seen if one) or "somebody waiting in userfaultfd"
-    registered = f" with {_count(uffds, 'userfaultfd', 'userfaultfds')} open" if uffds else ""
+    seen = (
+        (now.faults - before.faults, "fault", "that userspace resolved"),
+        (demand, "page", "filled on demand"),
+        (now.background - before.background, "page", "filled in the background"),
+        (len(now.open_ns), "vCPU", "waiting for a page"),
+    )
+    listed = ", ".join(f"{counted(number, what)} {how}" for number, what, how in seen if number > 0)
+    told = listed or "somebody waiting in userfaultfd"
+    registered = f" with {counted(uffds, 'userfaultfd')} open" if uffds else ""
     return f"First seen in the kernel's totals{registered}: {told}."
 
 
 def earlier(faults: int) -> str:
     """What had been counted before."""
-    return f"{_count(faults, 'fault', 'faults')} had been counted before this began to look: not in these figures."
+    return f"{counted(faults, 'fault')} had been counted before this began to look: not in these figures."
 
 
 def said(answer: PeerMigration, missed: bool) -> str:
@@ -55,7 +56,7 @@ def silent(reason: str) -> str:
 
 def idle(length_ns: int, uffds: int) -> str:
     """Ended since nothing happens."""
-    still = f"; {_count(uffds, 'userfaultfd is', 'userfaultfds are')} still open" if uffds else ""
+    still = f"; {counted(uffds, 'userfaultfd is', 'userfaultfds are')} still open" if uffds else ""
     return f"Nothing was filled and nobody waited for {duration(length_ns)} after the last fill{still}."
 
 
@@ -66,20 +67,16 @@ def closed(uffds: int) -> str:
 
 def paused(times: int, length_ns: int) -> str:
     """It went on."""
-    return f"{PAUSED}{_count(times, 'time', 'times')}, for {duration(length_ns)} in all."
+    return f"{PAUSED}{counted(times, 'time')}, for {duration(length_ns)} in all."
 
 
 def gone(after_ns: int, unfinished: int, uffds: int, status: str | None) -> str:
     """Ended with the VM. after_ns: since the last sign."""
     parts = [f"The VM went away {duration(max(after_ns, 0))} after the last sign of it"]
     if unfinished:
-        parts.append(f"{_count(unfinished, 'fault', 'faults')} never ended")
+        parts.append(f"{counted(unfinished, 'fault')} never ended")
     if uffds:
-        parts.append(_count(uffds, "userfaultfd was", "userfaultfds were") + " still registered")
+        parts.append(counted(uffds, "userfaultfd was", "userfaultfds were") + " still registered")
     if status:
         parts.append(f"QEMU had last said “{status}”")
     return "; ".join(parts) + "."
-
-
-def _count(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}" if n > 0 else ""

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..recordings.columns import STAGE_COLUMNS, counted_stages
+from ..lengths import STAGE_COLUMNS, counted_stages
 from ..recordings.people import People
 from ..recordings.slots import Grid
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..recordings.columns import FAULTS_SQL, SCHEMA, STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS
+from ..recordings.columns import FAULTS_SQL, SCHEMA
 from ..recordings.file import RecordingFile
 
 LATENCY: Final = " + ".join(STAGE_COLUMNS)

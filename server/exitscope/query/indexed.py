@@ -10,7 +10,7 @@ import pyarrow as pa
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import MODES
 
-from ..recordings.columns import STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS
 from ..recordings.digest import SLOWEST, TABLES, Digest
 from ..recordings.file import RecordingFile
 from ..recordings.slots import STAGES

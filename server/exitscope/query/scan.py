@@ -20,12 +20,12 @@ from exitscope_probes.records import (
     STAGE_SERIES,
 )
 
-from ..recordings.columns import FAULTS_SQL, STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS
+from ..recordings.columns import FAULTS_SQL
 from ..recordings.file import RecordingFile
 from .engine import Engine
 from .faults import LATENCY
 
-USER_MODES: Final = tuple(mode for mode in MODES if mode != "kernel")
 _EXIT_MODES: Final = (MODES[MODE_EXIT], MODES[MODE_MEMORY_FAULT])
 _VCPUS: Final = 1 << 16
 _NEVER_NS: Final = (1 << 63) - 1

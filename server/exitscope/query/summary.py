@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.histogram import UPPER_NS, bucket_of
-from exitscope_probes.records import EXIT_STAGES, MODES, SERIES, STAGE_FAMILIES, STAGE_SERIES, UFFD_STAGES
+from exitscope_probes.records import MODES, SERIES, STAGE_FAMILIES, STAGE_SERIES
 
 from ..hardware import State, state_of
 from ..latency import EMPTY, summarize, summarize_one
-from ..recordings.columns import OTHER_THREADS, STAGE_COLUMNS
+from ..lengths import stages_of
+from ..modes import USER_MODES
+from ..recordings.columns import OTHER_THREADS
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordedVm, RecordingMeta
 from . import totals as kernel
@@ -23,7 +25,6 @@ from .scan import Cells, Key, Part, Scan, Series
 from .ticks import tick_columns
 
 SLOWEST: Final = 20
-_USER_MODES: Final = [MODES.index(mode) for mode in MODES if mode != "kernel"]
 _STAGES: Final = tuple(dict.fromkeys(stage for _, stage in STAGE_SERIES))
 
 
@@ -77,7 +78,7 @@ def summary(
         "vm": vm,
         "vms": [_vm(one, rows) for one in vms],
         "modes": made.modes(keys),
-        "other": made.latency([(one.id, OTHER_THREADS) for one in vms], _USER_MODES),
+        "other": made.latency([(one.id, OTHER_THREADS) for one in vms], list(range(USER_MODES))),
         "stages": made.stages(keys),
         "vcpus": rows,
         "exits": made.exits(keys) if known else None,
@@ -194,7 +195,7 @@ class _Summary:
     ) -> list[dict[str, Any]]:
         """The rows of /vcpus."""
         keys = [(vm.id, number) for vm, number in vcpus]
-        latencies = self.latencies(keys, _USER_MODES)
+        latencies = self.latencies(keys, list(range(USER_MODES)))
         numbers = {
             stage: [n for n, (_, name) in enumerate(STAGE_SERIES, len(MODES)) if name == stage] for stage in _STAGES
         }
@@ -287,13 +288,10 @@ def _vm(vm: RecordedVm, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def slow_fault(fault: dict[str, Any]) -> dict[str, Any]:
     """One of the slowest, as a live frame has it, and what else is known of it; as models.SlowFault."""
-    exits = fault["mode"] in ("exit", "memory_fault")
-    names = EXIT_STAGES if exits else UFFD_STAGES
-    columns = [name for name in STAGE_COLUMNS if not exits or name != "notify_ns"]
     kept = ("vm", "vcpu", "mode", "latency_ns", "resolver", "handler_tid", "tid", "access", "presence", "memslot")
     return {
         "time_ns": fault["begin_ns"],
         **{name: fault[name] for name in kept},
-        "stages_ns": {name: fault[column] for name, column in zip(names, columns, strict=True)},
+        "stages_ns": {name: fault[column] for name, column in stages_of(fault["mode"])},
         **{name: None if fault[name] is None else f"{fault[name]:#x}" for name in ("gpa", "hva")},
     }

@@ -9,7 +9,8 @@ from exitscope_probes.histogram import BUCKETS, MIDDLE_NS
 from exitscope_probes.records import MODES
 
 from ..latency import percentile_columns
-from .scan import USER_MODES, Cells, Key, Part
+from ..modes import USER_MODES
+from .scan import Cells, Key, Part
 
 MAX_TICKS: Final = 300
 _MS: Final = 1_000_000
@@ -45,7 +46,7 @@ def tick_columns(
     rows = np.array([row_of.get(key, -1) for key in cells.keys] or [-1], np.int64)[cells.vcpu]
     shown = rows >= 0
     modes = _modes(cells, shown, part, longest_ns)
-    heat = _heat(cells, shown & (cells.mode < len(USER_MODES)), rows, part.ticks, len(keys))
+    heat = _heat(cells, shown & (cells.mode < USER_MODES), rows, part.ticks, len(keys))
     edges_ns = part.edges_ns
     lengths_ns = np.diff(edges_ns)
     none = np.zeros(part.ticks, np.int64)

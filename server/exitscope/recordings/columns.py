@@ -12,24 +12,18 @@ from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
     FAULT_DTYPE,
     MEMSLOT_UNKNOWN,
-    MODE_EXIT,
-    MODE_MEMORY_FAULT,
     MODES,
     PRESENCES,
     RECORD_FAULT,
     RESOLVERS,
-    SEEN_ACCESS,
-    SEEN_FILL,
-    SEEN_READ,
     VCPU_OTHER,
     WAITERS,
 )
 
+from ..lengths import STAGE_COLUMNS
+
 OTHER_THREADS: Final = -1
 """Column vcpu of a VM's threads that are not vCPUs."""
-
-STAGE_COLUMNS: Final = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
-"""The five add up to the whole fault. finish is `wake` (uffd, async) or `reenter` (exit, memory_fault)."""
 
 _NAMED: Final[dict[str, tuple[str, ...]]] = {
     "mode": MODES,
@@ -128,16 +122,6 @@ def codes_of(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:
     """A column of names as (n,) indexes in a list of them."""
     encoded = _encoded(column.unify_dictionaries() if isinstance(column, pa.ChunkedArray) else column)
     return _numpy(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
-
-
-def counted_stages(modes: npt.NDArray[Any], seen: npt.NDArray[Any]) -> list[npt.NDArray[np.bool_]]:
-    """Of which of the STAGE_COLUMNS both ends were seen, as stages_seen() of bpf/account.h has it: (n,) each.
-
-    modes: (n,) indexes in MODES; seen: (n,).
-    """
-    exits = (modes == MODE_EXIT) | (modes == MODE_MEMORY_FAULT)
-    read, fill = seen & SEEN_READ != 0, seen & SEEN_FILL != 0
-    return [seen & SEEN_ACCESS != 0, read & ~exits, read | exits, fill, fill]
 
 
 def _column(field: pa.Field, records: npt.NDArray[Any], vm_ids: Mapping[int, str]) -> pa.Array:

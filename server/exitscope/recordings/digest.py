@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .columns import STAGE_COLUMNS, counted_stages
+from ..lengths import STAGE_COLUMNS, counted_stages
 from .extremes import Extremes
 from .people import People, Who
 from .slots import Grid

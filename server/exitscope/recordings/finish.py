@@ -15,12 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import FAULT_DTYPE, MODE_KERNEL
+from exitscope_probes.records import FAULT_DTYPE
 from exitscope_probes.wire import Kind as Frame
 from exitscope_probes.wire import Message, WireError
 
+from ..lengths import end_ns
+from ..modes import user_faults
 from . import conditions
-from .columns import STAGE_COLUMNS, to_table
+from .columns import to_table
 from .file import HISTOGRAM_CELL_DTYPE, ROW_GROUP, RecordingWriter
 from .load import Running
 from .meta import Gap, RecordingMeta, State
@@ -194,9 +196,7 @@ def _sorted(parts: list[Records]) -> Records:
 
 def _inside(records: Records, window_ns: tuple[int, int | None]) -> Records:
     """Those that ended within the window of the totals: the totals count exactly these."""
-    ended = _begin(records)
-    for stage in STAGE_COLUMNS:
-        ended += records[stage].astype(np.int64)
+    ended = end_ns(records)
     inside = ended > window_ns[0]
     if window_ns[1] is not None:
         inside &= ended <= window_ns[1]
@@ -266,13 +266,7 @@ def _conclude(meta: RecordingMeta, survey: Survey) -> None:
 def _faults(meta: RecordingMeta) -> int:
     """Faults that should have a record, by the totals."""
     counts = [
-        sum(
-            n
-            for vm in snapshot.vms.values()
-            for vcpu in vm.vcpus
-            for mode, n in vcpu.faults.items()
-            if mode != "kernel"
-        )
+        sum(user_faults(vcpu.faults) for vm in snapshot.vms.values() for vcpu in vm.vcpus)
         for snapshot in (meta.totals.start, meta.totals.stop)
     ]
     return counts[1] - counts[0]
@@ -291,6 +285,3 @@ def _histograms(survey: Survey, meta: RecordingMeta) -> npt.NDArray[Any]:
         cells["series"], cells["bucket"], cells["count"] = where // BUCKETS, where % BUCKETS, owner.histogram[where]
         parts.append(cells)
     return np.concatenate([np.empty(0, HISTOGRAM_CELL_DTYPE), *parts])
-
-
-assert MODE_KERNEL == 4

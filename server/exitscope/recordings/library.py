@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import ApiError
+from ..framing import Frame
 from .file import RecordingFile
 from .finish import finish
 from .meta import RecordingMeta, State
@@ -108,7 +109,7 @@ class Library:
         """Id of a recording that runs and has all of this VM; None if there is none."""
         return next((id for id, one in self._running.items() if one.vm in (None, vm) and not one.finishing), None)
 
-    def include(self, recording_id: str, vm: str, earlier: Sequence[bytes] = ()) -> None:
+    def include(self, recording_id: str, vm: str, earlier: Sequence[Frame] = ()) -> None:
         """Record this VM, too: see Recorder.include."""
         if one := self._running.get(recording_id):
             one.recorder.include(vm, earlier)

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import CELL_DTYPE, HARDWARE_DTYPE, SERIES
-from exitscope_probes.wire import HEADER_BYTES, Header, Kind, Message, WireError, decode_body, decode_header, encode
+from exitscope_probes.wire import Kind, Message, WireError
+
+from ..framing import Frame, read_frame
 
 log = logging.getLogger("exitscope")
 
@@ -30,9 +32,6 @@ _BACKOFF_S: Final = 0.2
 _TAKE_S: Final = 1.0  # a frame comes at least five times a second
 _SLOT_CELLS: Final = SERIES * BUCKETS
 
-Frame = tuple[Header, bytes]
-"""Header, and the whole frame."""
-
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -41,7 +40,7 @@ class Opening:
     The connection ends if its reader is MAX_BYTES behind, as the collector's own would.
     """
 
-    frames: list[bytes]
+    frames: list[Frame]
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     since_ns: int
@@ -52,12 +51,12 @@ class Folded:
 
     def __init__(self, hello: Message) -> None:
         self._hello = hello
-        self._vms: bytes | None = None
+        self._vms: Frame | None = None
         self._totals: Message | None = None
         self._cells: dict[int, npt.NDArray[np.uint64]] = {}  # slot -> counts (_SLOT_CELLS,)
         self._hardware: dict[tuple[int, int, int], Any] = {}  # slot, isa, cell -> HARDWARE_DTYPE
         self._owners: dict[int, tuple[int, int]] = {}  # slot -> VM number, vCPU
-        self._said: dict[int, bytes] = {}  # VM number -> MIGRATION
+        self._said: dict[int, Frame] = {}  # VM number -> MIGRATION
         self._dropped = 0
 
     @property
@@ -72,20 +71,19 @@ class Folded:
 
     def take(self, frame: Frame) -> None:
         """One frame more, in order. Raises WireError if it does not fit."""
-        header, data = frame
-        if header.kind is Kind.VMS:
-            self._vms = data
+        if frame.kind is Kind.VMS:
+            self._vms = frame
             return
-        message = decode_body(header, data[HEADER_BYTES:])
-        if header.kind is Kind.TOTALS:
+        message = frame.message()
+        if frame.kind is Kind.TOTALS:
             self._count(message)
-        elif header.kind is Kind.FAULTS:
+        elif frame.kind is Kind.FAULTS:
             self._dropped = message.meta.get("dropped", 0)
-        elif header.kind is Kind.MIGRATION and isinstance(message.meta.get("vm"), int):
+        elif frame.kind is Kind.MIGRATION and isinstance(message.meta.get("vm"), int):
             self._said.pop(message.meta["vm"], None)
-            self._said[message.meta["vm"]] = data
+            self._said[message.meta["vm"]] = frame
 
-    def frames(self) -> list[bytes]:
+    def frames(self) -> list[Frame]:
         """HELLO, VMS, a snapshot of TOTALS, and what VMMs said."""
         if self._totals is None or self._vms is None:
             return []
@@ -94,7 +92,7 @@ class Folded:
         totals = self._totals
         arrays = totals.arrays | {"cells": self._all_cells(), "hardware": self._all_hardware()}
         snapshot = Message(Kind.TOTALS, totals.time_ns, totals.meta | {"snapshot": True}, arrays, totals.sequence)
-        return [encode(hello), self._vms, encode(snapshot), *self._said.values()]
+        return [Frame.of(hello), self._vms, Frame.of(snapshot), *self._said.values()]
 
     def _count(self, message: Message) -> None:
         slots, rows = message.arrays["slots"].tolist(), message.arrays["vcpus"]
@@ -174,38 +172,36 @@ class Preroll:
             passing_on.close()
             writer.close()
             return None
-        frames = [*self._folded.frames(), *(data for _, data in self._frames)]
+        frames = [*self._folded.frames(), *self._frames]
         self._passed_on.append(passing_on)
         return Opening(frames, reader, writer, self._folded.time_ns)
 
-    def kept(self) -> list[bytes]:
+    def kept(self) -> list[Frame]:
         """Frames of the last seconds, oldest first."""
-        return [data for _, data in self._frames]
+        return list(self._frames)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         """Take frames until the connection ends: IncompleteReadError."""
         while True:
-            head = await reader.readexactly(HEADER_BYTES)
-            header = decode_header(head)
-            data = head + await reader.readexactly(header.rest_bytes)
+            frame = await read_frame(reader)
             if self._folded is None:
-                self._folded = Folded(decode_body(header, data[HEADER_BYTES:]))
+                self._folded = Folded(frame.message())
             elif not self._folded.complete:
-                self._folded.take((header, data))
+                self._folded.take(frame)
             else:
                 self._ready.set()
-                self._keep(header, data)
-                self._pass_on(data)
+                self._keep(frame)
+                self._pass_on(frame.data)
 
-    def _keep(self, header: Header, data: bytes) -> None:
-        self._frames.append((header, data))
-        self._bytes += len(data)
+    def _keep(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._bytes += len(frame.data)
         while self._folded is not None and self._frames:
             first = self._frames[0]
-            if first[0].time_ns > header.time_ns - self._keep_ns and self._bytes <= self._max_bytes:
+            if first.time_ns > frame.time_ns - self._keep_ns and self._bytes <= self._max_bytes:
                 break
             self._frames.popleft()
-            self._bytes -= len(first[1])
+            self._bytes -= len(first.data)
             self._folded.take(first)
 
     def _pass_on(self, data: bytes) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from exitscope_probes.wire import HEADER_BYTES, Kind, Message, WireError, decode_body, decode_header, encode
+from exitscope_probes.wire import Kind, Message, WireError, encode
 
+from ..framing import Frame, read_frame
 from .preroll import Opening
 from .spool import SpoolWriter
 
@@ -77,7 +78,7 @@ class Recorder:
         self._stop_ns = self._stop_ns or time.monotonic_ns()
         self._stopping.set()
 
-    def include(self, vm: str, earlier: Sequence[bytes] = ()) -> None:
+    def include(self, vm: str, earlier: Sequence[Frame] = ()) -> None:
         """Record this VM, too, from now on. earlier: frames of before (preroll.py): those of its records are taken."""
         if self._vms is None or vm in self._vms:
             return
@@ -86,11 +87,10 @@ class Recorder:
         if self._listed is not None:
             self._learn(self._listed)
         fresh = list(self._numbers - known)
-        for data in earlier:
-            header = decode_header(data[:HEADER_BYTES])
-            if header.kind is not Kind.FAULTS or header.time_ns > self._faults_ns:  # those are still to come
+        for frame in earlier:
+            if frame.kind is not Kind.FAULTS or frame.time_ns > self._faults_ns:  # those are still to come
                 continue
-            message = decode_body(header, data[HEADER_BYTES:])
+            message = frame.message()
             records = message.arrays["records"]
             arrays = {"records": records[np.isin(records["vm"], fresh)]}
             self._put(Message(Kind.FAULTS, time.monotonic_ns(), message.meta, arrays, message.sequence))
@@ -141,43 +141,39 @@ class Recorder:
             await self._flush()
             await asyncio.sleep(_BACKOFF_S)
 
-    async def _frames_of(self, reader: asyncio.StreamReader, earlier: list[bytes]) -> bool:
+    async def _frames_of(self, reader: asyncio.StreamReader, earlier: list[Frame]) -> bool:
         """Take frames until the connection ends (IncompleteReadError); True once what was wanted is there."""
-        for data in earlier:  # a VM's first records come before discovery names it
-            if self._vms is not None and decode_header(data[:HEADER_BYTES]).kind is Kind.VMS:
-                self._learn(decode_body(decode_header(data[:HEADER_BYTES]), data[HEADER_BYTES:]))
-        for data in earlier:
+        for frame in earlier:  # a VM's first records come before discovery names it
+            if self._vms is not None and frame.kind is Kind.VMS:
+                self._learn(frame.message())
+        for frame in earlier:
             self.connected = True
-            await self._frame(data[:HEADER_BYTES], data[HEADER_BYTES:])
+            await self._take(frame)
         while True:
-            head = await reader.readexactly(HEADER_BYTES)
-            rest = await reader.readexactly(decode_header(head).rest_bytes)
+            frame = await read_frame(reader)
             self.connected = True
-            if await self._frame(head, rest):
+            if await self._take(frame):
                 await self._drain(reader)
                 return True
 
-    async def _frame(self, head: bytes, rest: bytes) -> bool:
-        """Take one; whether it is the last that is wanted."""
-        header = decode_header(head)
-        frame: bytes | None = head + rest
+    async def _take(self, frame: Frame) -> bool:
+        """Add it; whether it is the last that is wanted."""
         final = False
-        if header.kind is Kind.VMS and self._vms is not None:
-            self._listed = decode_body(header, rest)
+        if frame.kind is Kind.VMS and self._vms is not None:
+            self._listed = frame.message()
             self._learn(self._listed)
-        elif header.kind is Kind.FAULTS:
-            message = decode_body(header, rest)
-            self._faults_ns = header.time_ns
+        elif frame.kind is Kind.FAULTS:
+            message = frame.message()
+            self._faults_ns = frame.time_ns
             self._put(self._only(message))
-            frame = None
-        elif header.kind is Kind.TOTALS:
-            said = decode_body(header, rest).meta
-            polled_ns = said.get("polled_ns", header.time_ns)
+        elif frame.kind is Kind.TOTALS:
+            said = frame.message().meta
+            polled_ns = said.get("polled_ns", frame.time_ns)
             if said.get("snapshot") is not True:  # survey.py: from here on records and totals are the same faults
                 self.begun.set()
             final = self._stop_ns is not None and polled_ns >= self._stop_ns
-        if frame:
-            self._add(frame)
+        if frame.kind is not Kind.FAULTS:
+            self._add(frame.data)
         if self._pending_bytes >= _FLUSH_BYTES:
             await self._flush()
         return final
@@ -194,11 +190,9 @@ class Recorder:
         try:
             while (left_s := deadline - time.monotonic()) > 0:
                 async with asyncio.timeout(left_s):
-                    head = await reader.readexactly(HEADER_BYTES)
-                    header = decode_header(head)
-                    rest = await reader.readexactly(header.rest_bytes)
-                if header.kind is Kind.FAULTS:
-                    self._put(self._only(decode_body(header, rest)))
+                    frame = await read_frame(reader)
+                if frame.kind is Kind.FAULTS:
+                    self._put(self._only(frame.message()))
         except (TimeoutError, asyncio.IncompleteReadError, WireError, OSError):
             return
 

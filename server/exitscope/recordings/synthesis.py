@@ -5,20 +5,16 @@ the counters of every second, evenly over the second; so are hardware exits. Tim
 loss ledger is not played.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import (
     CELL_DTYPE,
     EXIT_CELLS,
     EXIT_NAMES,
-    FAULT_DTYPE,
     HARDWARE_DTYPE,
     MODE_KERNEL,
     MODE_UFFD,
@@ -33,7 +29,6 @@ from exitscope_probes.records import (
 from exitscope_probes.wire import Kind, Message
 
 from . import conditions
-from .columns import from_table
 from .counters import (
     BACKGROUND,
     COUNTS,
@@ -46,11 +41,10 @@ from .counters import (
     WIDTH,
     Counters,
 )
+from .ending import Ending
 from .file import COUNTERS_KEY, RecordingFile
-from .tally import Records, end_ns, hardware_cells, tally
+from .tally import Records, hardware_cells, tally
 
-_BATCH: Final = 1 << 16
-_LONG_NS: Final = 60_000_000_000  # a fault that had lasted for longer at from_ns may be left out
 _KERNEL: Final = slice(MODE_KERNEL, MODE_KERNEL + 1)
 
 
@@ -87,9 +81,8 @@ class Synthesis:
             (vm_id, vcpu.vcpu): vcpu for vm_id, vm in self.meta.totals.start.vms.items() for vcpu in vm.vcpus
         }
         self._set_start()
-        self._later = np.empty(0, FAULT_DTYPE)  # begun, not ended
-        self._batches = self._read(file, from_ns)
-        self._next = next(self._batches, np.empty(0, FAULT_DTYPE))
+        # Counters, if the recording has some, have counted what ended before from_ns.
+        self._faults = Ending(file, from_ns, self._numbers, self._tally_before if self._counters is None else None)
 
     def welcome(self) -> list[Message]:
         """HELLO, VMS and a snapshot of TOTALS."""
@@ -109,7 +102,7 @@ class Synthesis:
 
     def advance(self, time_ns: int) -> list[Message]:
         """What happened until then: FAULTS, VMS and TOTALS."""
-        ended = self._ended(time_ns)
+        ended = self._faults.until(time_ns)
         self.time_ns = time_ns
         slots = self._slots_of(ended)
         grown = tally(ended, slots, self._rows, self._cells, stall=self._counters is None)
@@ -119,46 +112,8 @@ class Synthesis:
             messages.insert(0, Message(Kind.FAULTS, time_ns, {"dropped": 0}, {"records": ended}))
         return messages
 
-    def _read(self, file: RecordingFile, from_ns: int) -> Iterator[Records]:
-        parquet = pq.ParquetFile(file.path)
-        column = parquet.schema_arrow.get_field_index("begin_ns")
-        groups = []
-        for number in range(parquet.num_row_groups):
-            statistics = parquet.metadata.row_group(number).column(column).statistics
-            late = statistics is None or not statistics.has_min_max or statistics.max >= from_ns - _LONG_NS
-            if late or self._counters is None:
-                groups.append(number)
-        if not groups:
-            return
-        for batch in parquet.iter_batches(_BATCH, row_groups=groups, use_threads=False):
-            records = from_table(pa.Table.from_batches([batch]), self._numbers)
-            over = end_ns(records) <= from_ns
-            if self._counters is None and over.any():  # nothing else has counted them
-                before = records[over]
-                tally(before, self._slots_of(before), self._rows, self._cells, stall=True)
-            if not over.all():
-                yield records[~over]
-
-    def _ended(self, time_ns: int) -> Records:
-        """Records that end until then; those that began by then wait."""
-        begun = [self._later]
-        while True:
-            if not len(self._next):
-                following = next(self._batches, None)
-                if following is None:
-                    break
-                self._next = following
-                continue
-            cut = int(np.searchsorted(self._next["begin_ns"].astype(np.int64), time_ns, side="right"))
-            begun.append(self._next[:cut])
-            self._next = self._next[cut:]
-            if len(self._next):
-                break
-        records = np.concatenate(begun)
-        ended = end_ns(records) <= time_ns
-        self._later = records[~ended]
-        done: Records = records[ended]
-        return done
+    def _tally_before(self, records: Records) -> None:
+        tally(records, self._slots_of(records), self._rows, self._cells, stall=True)
 
     def _count(self, time_ns: int) -> npt.NDArray[np.int64]:
         """Bring what the counters count to this moment; returns the cells that grew."""
@@ -250,7 +205,8 @@ class Synthesis:
 
     def _vms(self) -> Message:
         listed = []
-        open_ones = self._later[(self._later["mode"] == MODE_UFFD) & (self._later["waiter"] != WAITER_OTHER)]
+        open_ones = self._faults.open
+        open_ones = open_ones[(open_ones["mode"] == MODE_UFFD) & (open_ones["waiter"] != WAITER_OTHER)]
         queued_ns = (open_ones["begin_ns"] + open_ones["raise_ns"]).astype(np.int64)
         read_ns = queued_ns + open_ones["notify_ns"].astype(np.int64)
         known = {vm.id: vm for vm in self.meta.vms}
@@ -283,7 +239,8 @@ class Synthesis:
     def _totals(self, changed: npt.NDArray[np.int64], snapshot: bool) -> Message:
         used = len(self._slots)
         rows = self._rows[:used].copy()
-        waiting = self._later[self._later["waiter"] == WAITER_VCPU]
+        open_ones = self._faults.open
+        waiting = open_ones[open_ones["waiter"] == WAITER_VCPU]
         if len(waiting):
             rows["open_since_ns"][self._slots_of(waiting)] = waiting["begin_ns"]
         cells = np.zeros(len(changed), CELL_DTYPE)

@@ -12,36 +12,18 @@ from exitscope_probes.records import (
     MODE_EXIT,
     MODE_MEMORY_FAULT,
     MODE_UFFD,
-    SEEN_ACCESS,
-    SEEN_FILL,
-    SEEN_READ,
     SERIES,
     WAITER_VCPU,
 )
 
-from .columns import STAGE_COLUMNS
+from ..lengths import STAGE_COLUMNS, counted_stages, latency_ns
 from .counters import HARDWARE_COUNTS, HARDWARE_SUMS_NS
 
 _FIRST_STAGE: Final = {MODE_UFFD: 5, MODE_EXIT: 10, MODE_MEMORY_FAULT: 10, MODE_ASYNC: 14}  # series, records.py
-_STAGE_SEEN: Final = (SEEN_ACCESS, SEEN_READ, SEEN_READ, SEEN_FILL, SEEN_FILL)
-_NOTIFY, _SERVE = 1, 2
+_NOTIFY: Final = 1
 
 Records = npt.NDArray[Any]
 _Int64s = npt.NDArray[np.int64]
-
-
-def latency_ns(records: Records) -> _Int64s:
-    """Whole length of each record, (n,) ns."""
-    latency = np.zeros(len(records), np.int64)
-    for name in STAGE_COLUMNS:
-        latency += records[name].astype(np.int64)
-    return latency
-
-
-def end_ns(records: Records) -> _Int64s:
-    """When each fault ended, (n,), CLOCK_MONOTONIC ns."""
-    end: _Int64s = records["begin_ns"].astype(np.int64) + latency_ns(records)
-    return end
 
 
 def tally(records: Records, slots: _Int64s, rows: npt.NDArray[Any], cells: _Int64s, stall: bool) -> _Int64s:
@@ -72,14 +54,13 @@ def _series(records: Records, slots: _Int64s) -> tuple[_Int64s, _Int64s]:
     """(flat index of row and series, length in ns) of what is counted: whole faults, and stages that were seen."""
     modes = records["mode"].astype(np.int64)
     where, lengths = [slots * SERIES + modes], [latency_ns(records)]
+    stages = list(enumerate(zip(STAGE_COLUMNS, counted_stages(modes, records["seen"]), strict=True)))
     for mode, first in _FIRST_STAGE.items():
         is_exit = mode in (MODE_EXIT, MODE_MEMORY_FAULT)
-        for stage, (name, seen) in enumerate(zip(STAGE_COLUMNS, _STAGE_SEEN, strict=True)):
+        for stage, (name, seen) in stages:
             if is_exit and stage == _NOTIFY:
                 continue
-            counted = modes == mode
-            if not (is_exit and stage == _SERVE):
-                counted &= records["seen"] & seen != 0
+            counted = seen & (modes == mode)
             where.append(slots[counted] * SERIES + first + stage - (is_exit and stage > _NOTIFY))
             lengths.append(records[name][counted].astype(np.int64))
     return np.concatenate(where), np.concatenate(lengths)
