@@ -2,7 +2,7 @@
 /** The numbers above the charts, and the table of stages under its bars. */
 import { byId, make, setText } from './dom.mjs';
 import { stageModes } from './charts/stages.mjs';
-import { sumOf } from './charts/bars.mjs';
+import { placed } from './charts/bars.mjs';
 import { compact, count, duration, rate, share, span } from './format.mjs';
 import { focusOf, isActive, stalledShare } from './phases.mjs';
 import { groupOf } from './sentences.mjs';
@@ -58,8 +58,8 @@ function showStalls(frame) {
 function showFills(frame) {
   const failed = frame.fills?.failed ?? 0;
   const known = frame.fills !== null; // of a part of a recording they may not be: that is not none
-  put('fills-demand', known ? compact(sumOf(frame.fills?.demand)) : '–');
-  put('fills-background', known ? `${compact(sumOf(frame.fills?.background))} background` : 'not known of this part');
+  put('fills-demand', known ? compact(placed(frame.fills?.demand)) : '–');
+  put('fills-background', known ? `${compact(placed(frame.fills?.background))} background` : 'not known of this part');
   put('fills-failed', known ? `${compact(failed)} failed` : '');
   byId('fills-failed').classList.toggle('bad', failed > 0);
 }

@@ -106,7 +106,7 @@ class _Totals(Collector):
         )
         fills = CounterMetricFamily(
             "exitscope_fills",
-            "Pages made present, on demand or ahead of need.",
+            "Fills, on demand or ahead of need; each places pages, but those by WAKE.",
             labels=["vm", "kind", "resolver"],
         )
         failed = CounterMetricFamily("exitscope_fills_failed", "Fills that returned an error.", labels=["vm"])

@@ -13,6 +13,7 @@ from exitscope_probes.records import MODES
 from .gpa import GpaCounts
 from .latency import percentile_columns
 from .modes import USER_MODES
+from .placing import PLACING
 from .rows import Rows, is_vcpu
 from .scalars import BACKGROUND, DEMAND, STALL_NS
 from .series import Series, VmColumn
@@ -80,8 +81,8 @@ class _Column:
                 stalled,
                 most,
                 vcpus,
-                int(filled[DEMAND].sum()),
-                int(filled[BACKGROUND].sum()),
+                int(filled[DEMAND][PLACING].sum()),
+                int(filled[BACKGROUND][PLACING].sum()),
                 sum(vm.pending for vm in vms),
                 sum(vm.total for vm in vms),
             ),

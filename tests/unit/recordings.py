@@ -123,6 +123,7 @@ def synthetic_meta(records: npt.NDArray[Any], id: str = "20260101-000000-test", 
         memory_bytes=len(records) * 4096,
         memslots=[0],
     )
+    filled = {"COPY": 5 + len(records), "WAKE": 9}
     return RecordingMeta(
         id=id,
         name=name,
@@ -140,7 +141,7 @@ def synthetic_meta(records: npt.NDArray[Any], id: str = "20260101-000000-test", 
             start=Snapshot(time_ns=START_NS, vms={VM: VmTotals(vcpus=start, fills_demand={"COPY": 5})}),
             stop=Snapshot(
                 time_ns=end_ns,
-                vms={VM: VmTotals(vcpus=stop, fills_demand={"COPY": 5 + len(records)}, fills_background={"COPY": 3})},
+                vms={VM: VmTotals(vcpus=stop, fills_demand=filled, fills_background={"COPY": 3})},
             ),
         ),
         loss=dict.fromkeys(("ring_full", "map_full", "unmatched_begin", "unmatched_end", "slow_client"), 0),

@@ -45,6 +45,7 @@ def told() -> dict[str, Labels]:
     scene.feeder.hardware_exit(vm, 0, 0x78, 1000)
     scene.feeder.fill(vm, "COPY", 5)
     scene.feeder.fill(vm, "COPY", 5, demand=False)
+    scene.feeder.fill(vm, "WAKE", 5)
     scene.wait(vm, 0)
     for _ in range(2):
         scene.threads[1] = [scene.threads[1][0] | {"cpu_ns": scene.threads[1][0]["cpu_ns"] + MS}]

@@ -46,6 +46,7 @@ def busy() -> tuple[Feeder, Aggregate]:
     feeder.exit(vm, 1, "EFAULT", 6)
     feeder.fill(vm, "COPY", 10)
     feeder.fill(vm, "CONTINUE", 3, demand=False)
+    feeder.fill(vm, "WAKE", 2)
     vm.totals["events_read"], vm.totals["events_done"], vm.totals["fills_failed"] = 9, 4, 1
     feeder.vcpus[vm.slots[0]]["open_since_ns"] = feeder.time_ns
     feeder.loss["ring_full"] = 5
@@ -66,7 +67,11 @@ def test_a_frame_has_every_field_and_the_numbers_that_were_fed() -> None:
     assert list(got["stages"]["exit"]) == ["raise", "serve", "fill", "reenter"]
     assert "async" not in got["stages"]
     assert got["exits"] == {"EFAULT": 6}
-    assert got["fills"] == {"demand": {"COPY": 10}, "background": {"CONTINUE": 3}, "failed": 1}
+    assert got["fills"] == {"demand": {"COPY": 10, "WAKE": 2}, "background": {"CONTINUE": 3}, "failed": 1}
+    selection = frame.select(aggregate, "")
+    assert selection is not None
+    (tick,) = aggregate.series.ticks(selection.series_row, selection.rows, 1)
+    assert tick["fills"] == {"demand": 10, "background": 3}  # a wake-up places no page
     assert got["queue"] == {"pending": 2, "total": 3, "outstanding": 1}
     assert got["loss"]["ring_full"] == 5
     assert got["missing_hooks"] == ["guest fault: missing"]

@@ -156,7 +156,7 @@ def test_a_whole_recording_has_the_kernels_totals_and_a_part_the_records(tmp_pat
     assert whole["modes"]["uffd"]["count"] == 3000
     assert whole["modes"]["kernel"]["count"] == 40
     assert whole["modes"]["uffd"]["sum"] == int(latency_ns(records).sum())
-    assert whole["fills"] == {"demand": {"COPY": 3000}, "background": {"COPY": 3}, "failed": 0}
+    assert whole["fills"] == {"demand": {"COPY": 3000, "WAKE": 9}, "background": {"COPY": 3}, "failed": 0}
     assert whole["exits"] == {"KVM_EXIT_IO": 0 + 1 + 2 + 3}
     part = summary(engine, recording, from_ns=START_NS + 2 * S, to_ns=START_NS + 4 * S)
     begins = records["begin_ns"][::2].astype(np.int64) - START_NS

@@ -144,6 +144,8 @@ def with_counters(path: Path, records: npt.NDArray[Any], background: int = 0) ->
     for end_ns in sorted(ends.tolist()):
         log.add(end_ns, 0, np.array([DEMAND.start + column]), np.array([1]))
         log.add(end_ns, 0, np.array([BACKGROUND.start + column]), np.array([background]))
+        for kind in (DEMAND, BACKGROUND):  # places no page
+            log.add(end_ns, 0, np.array([kind.start + RESOLVERS.index("WAKE")]), np.array([7]))
     for vcpu in range(4):  # the counters go on when the VM's are all told
         log.add(int(ends.max()), 1 + vcpu, np.array([STALL_NS]), np.array([0]))
     owners = [Owner(VM, None), *(Owner(VM, vcpu, 9000 + vcpu) for vcpu in range(4))]

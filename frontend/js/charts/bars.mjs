@@ -5,8 +5,8 @@ import { Calm, fitting, layoutOf, ON_BAR, valueAxis } from './axes.mjs';
 
 /** @typedef {import('./axes.mjs').Draw} Draw */
 
-/** @param {Record<string, number>|undefined} fills */
-export const sumOf = (fills) => Object.values(fills ?? {}).reduce((sum, number) => sum + number, 0);
+/** Pages placed: UFFDIO_WAKE alone places none. @param {Record<string, number>|undefined} fills */
+export const placed = (fills) => Object.entries(fills ?? {}).reduce((sum, [resolver, number]) => sum + (resolver === 'WAKE' ? 0 : number), 0);
 
 const LEFT_PX = 84;
 const RIGHT_PX = 60;
@@ -17,8 +17,9 @@ export function fillsChart() {
   return (view, palette, widthPx) => {
     const rows = ['demand', 'background'];
     const fills = rows.map((row) => view.frame.fills?.[row] ?? {});
-    const totals = fills.map(sumOf);
-    const resolvers = [...new Set(fills.flatMap((fill) => Object.keys(fill).filter((name) => fill[name] > 0)))].sort();
+    const totals = fills.map(placed);
+    const woken = fills.reduce((sum, fill) => sum + (fill.WAKE ?? 0), 0);
+    const resolvers = [...new Set(fills.flatMap((fill) => Object.keys(fill).filter((name) => name !== 'WAKE' && fill[name] > 0)))].sort();
     const [, high] = calm.fit(view.revision, 0, scale(Math.max(...totals, 4), compact).high);
     return {
       traces: resolvers.map((resolver) => ({
@@ -35,7 +36,7 @@ export function fillsChart() {
         annotations: rows.map((row, index) => ({ text: compact(totals[index]), x: Math.min(totals[index], high), y: row, xanchor: 'left', showarrow: false, xshift: 6, font: { color: palette.text, size: 12 } })),
       },
       note: resolvers.length ? undefined : view.frame.fills === null ? 'Pages filled in this part are not known: the recording holds only those of the whole' : 'No page filled in this window',
-      summary: `Pages filled over the window: ${rows.map((row, index) => `${row} ${count(totals[index])}`).join(', ')}.`,
+      summary: `Pages filled over the window: ${rows.map((row, index) => `${row} ${count(totals[index])}`).join(', ')}.${woken ? ` ${count(woken)} times a waiter was only woken, as its page was there.` : ''}`,
     };
   };
 }

@@ -121,7 +121,8 @@ static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 byte
         __sync_fetch_and_add(&vm->fills_demand[resolver], 1);
     } else {
         __sync_fetch_and_add(&vm->fills_background[resolver], 1);
-        __sync_fetch_and_add(&vm->bytes_background, bytes);
+        if (resolver != RESOLVER_WAKE) /* places nothing */
+            __sync_fetch_and_add(&vm->bytes_background, bytes);
     }
 }
 

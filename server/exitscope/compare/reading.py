@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ..errors import UserError
 from ..lengths import STAGE_COLUMNS
 from ..modes import user_faults
+from ..placing import pages_placed
 from ..recordings.columns import OTHER_THREADS
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordingMeta
@@ -119,8 +120,8 @@ def fills(meta: RecordingMeta, vm: str | None = None) -> dict[str, int]:
         vm,
         lambda totals: [
             {
-                "demand": sum(totals.fills_demand.values()),
-                "background": sum(totals.fills_background.values()),
+                "demand": pages_placed(totals.fills_demand),
+                "background": pages_placed(totals.fills_background),
                 "failed": totals.fills_failed,
             }
         ],

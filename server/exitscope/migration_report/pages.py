@@ -5,9 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from exitscope_probes.records import RESOLVERS
-
 from ..migrations.models import MigrationFills
+from ..placing import PLACING
 from ..query.ticks import tick_width_ns
 from ..recordings import counters as columns
 from ..recordings.counters import Counters
@@ -24,7 +23,6 @@ HOLE_BYTES: Final = 256 << 20
 _PAGE_BYTES: Final = 4096
 _CHUNKS: Final = 1 << 16
 _TICKS_PER_COLUMN: Final = 3
-_PLACING: Final = np.array([name != "WAKE" for name in RESOLVERS])  # UFFDIO_WAKE alone places no page
 
 
 def fills(recording: RecordingFile, vm: str, span_ns: tuple[int, int], total: MigrationFills) -> ReportFills | None:
@@ -39,7 +37,7 @@ def fills(recording: RecordingFile, vm: str, span_ns: tuple[int, int], total: Mi
     entries = entries[(entries["interval"] >= first) & (entries["interval"] <= last)]
     grown = {}
     for name, part in (("demand", columns.DEMAND), ("background", columns.BACKGROUND)):
-        placed = np.flatnonzero(_PLACING) + part.start
+        placed = np.flatnonzero(PLACING) + part.start
         mine = entries[np.isin(entries["column"], placed)]
         grown[name] = np.zeros(last - first + 1, np.int64)
         np.add.at(grown[name], mine["interval"].astype(np.int64) - first, mine["delta"])

@@ -1,22 +1,22 @@
 """What a VM's vCPUs have counted, and what of it belongs to a migration: the kernel's exact totals, now less then."""
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import MODES, RESOLVERS, SERIES, STAGE_FAMILIES, STAGE_SERIES
+from exitscope_probes.records import MODES, SERIES, STAGE_FAMILIES, STAGE_SERIES
 
 from ..latency import EMPTY, summarize, summarize_one
 from ..modes import USER_MODES
+from ..placing import PLACING
 from ..rows import Rows, is_vcpu
 from ..scalars import BACKGROUND, COUNTS, DEMAND, HISTOGRAM_WIDTH, STALL_NS, SUMS_NS, VM_SCALARS
 from ..vms import Vm
 from ..window import Counters
 
-_WAKE: Final = RESOLVERS.index("WAKE")
 _Int64s = npt.NDArray[np.int64]
 
 
@@ -121,5 +121,4 @@ class Standing:
 
 
 def _placed(fills: _Int64s) -> int:
-    """Without UFFDIO_WAKE alone: it places no page."""
-    return int(fills.sum() - fills[_WAKE])
+    return int(fills[PLACING].sum())
