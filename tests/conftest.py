@@ -48,7 +48,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line before pytest's own: what the tests really ran on."""
+    """Before pytest's own: what failed at first and passed when it was tried again; what the tests really ran on."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.write_line(f"tried again: {report.nodeid}\n{report.longreprtext}")
     uses = []
     for name, title in TITLES.items():
         if _ran_with[name]:
