@@ -46,10 +46,11 @@ THREAD_DTYPE: Final = np.dtype(
 PENDING_DTYPE: Final = np.dtype(
     [
         *((name, "<u8") for name in ("read_ns", "fill_begin_ns", "fill_end_ns")),
-        *((name, "<u4") for name in ("reads", "claims", "asyncs", "handler_tid")),
+        *((name, "<u4") for name in ("reads", "claims", "named", "asyncs", "handler_tid")),
         ("resolver", "<u4"),
         ("presence", "<u2"),
         ("access", "<u2"),
+        ("reserved", "<u4"),
     ]
 )
 """struct pending."""

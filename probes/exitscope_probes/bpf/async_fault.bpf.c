@@ -90,7 +90,7 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
         record->seen |= SEEN_FILL;
     }
     struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
-    if (vm && pending->reads > pending->claims) {
+    if (vm && pending->reads > pending->claims + pending->named) {
         __sync_fetch_and_add(&vm->events_done, 1);
         __sync_fetch_and_add(&pending->claims, 1);
     }

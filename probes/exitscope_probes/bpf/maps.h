@@ -109,11 +109,13 @@ struct pending {
     u64 fill_end_ns;
     u32 reads;
     u32 claims; /* waiters that have been matched to it */
+    u32 named;  /* events that named a waiter, which has not claimed its own yet */
     u32 asyncs; /* vCPUs that will collect it with kvm_async_pf_ready */
     u32 handler_tid;
     u32 resolver;
     u16 presence;
     u16 access;
+    u32 reserved;
 };
 
 /* Who waits for a page, found by a hash of the page; a newer one takes the place. */

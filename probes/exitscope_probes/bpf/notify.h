@@ -6,6 +6,24 @@ static __always_inline u8 presence_of_event(u64 flags) {
 
 static __always_inline u8 access_of_event(u64 flags) { return flags & UFFD_FLAG_WRITE ? ACCESS_WRITE : ACCESS_READ; }
 
+/* A thread asks again: it was kicked out of its wait, or tried again inside the kernel. Its event before is over if it was
+ * for this page; else that page may still be filled. */
+static __always_inline void supersede_named(struct thread *waiter, u64 page) {
+    struct wait *wait = &waiter->wait;
+    if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
+        return;
+    if (wait->hva != page) {
+        remember_named(waiter);
+        wait->pended = 0;
+        return;
+    }
+    struct vm_totals *vm = vm_totals_of(wait->vm_slot);
+    if (vm) {
+        __sync_fetch_and_add(&vm->events_read, 1);
+        __sync_fetch_and_add(&vm->events_done, 1);
+    }
+}
+
 /* It is known which thread waits: the event names it (UFFD_FEATURE_THREAD_ID), or handle_userfault is traced. One that is
  * in no guest fault must be asleep. */
 static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 now) {
@@ -19,7 +37,7 @@ static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 no
         wait->open = OPEN_OUTSIDE;
         wait->found = 0; /* perhaps it sleeps for something else by now */
     }
-    remember_named(waiter); /* its event before this one: it was kicked before that was seen to be read */
+    supersede_named(waiter, page);
     wait->read_ns = now;
     wait->hva = page;
     wait->presence = presence_of_event(flags);
@@ -28,10 +46,10 @@ static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 no
     wait->seen |= SEEN_READ | SEEN_NAMED;
     struct page_key key = {.mm = waiter->mm, .page = page};
     list_waiting(waiter, &key);
-    if (!wait->found) {
+    if (!wait->found && !wait->pended) {
         /* Whether it will sleep at all is open; if not, only the page tells whose fill it was. */
         wait->pended = 1;
-        note_read(waiter->mm, page, wait->presence, wait->access, now);
+        note_read(&key, wait->presence, wait->access, now, true);
     }
     return true;
 }
@@ -93,7 +111,8 @@ static __always_inline void exit_read(u64 file, u32 fd, u64 buffer, u64 bytes) {
         if (!vm)
             return;
         __sync_fetch_and_add(&vm->events_read, 1);
-        note_read(mm, key.page, presence_of_event(message[1]), access_of_event(message[1]), now);
+        key.mm = mm;
+        note_read(&key, presence_of_event(message[1]), access_of_event(message[1]), now, false);
     }
     if (count > UFFD_MSG_BATCH)
         lose(LOSS_UNREADABLE);

@@ -1,16 +1,15 @@
 /* pending.h: events whose waiter is not known when a handler reads them, kept by their page. */
 
-/* A page fault event has reached its handler, and its waiter is to be found later. */
-static __always_inline void note_read(u64 mm, u64 page, u8 presence, u8 access, u64 now) {
-    struct page_key key = {.mm = mm, .page = page};
-    struct pending fresh = {.read_ns = now, .reads = 1, .presence = presence, .access = access};
+/* A page fault event has reached its handler, and its waiter is to be found later. `named`: by name. */
+static __always_inline void note_read(struct page_key *key, u8 presence, u8 access, u64 now, bool named) {
+    struct pending fresh = {.read_ns = now, .reads = 1, .named = named, .presence = presence, .access = access};
     struct settings *settings_row = the_settings();
-    if (!bpf_map_update_elem(MAP(pendings), &key, &fresh, BPF_NOEXIST)) {
+    if (!bpf_map_update_elem(MAP(pendings), key, &fresh, BPF_NOEXIST)) {
         if (settings_row)
             __sync_fetch_and_add(&settings_row->pendings, 1);
         return;
     }
-    struct pending *known = bpf_map_lookup_elem(MAP(pendings), &key);
+    struct pending *known = bpf_map_lookup_elem(MAP(pendings), key);
     if (!known) {
         lose(LOSS_MAP_FULL);
         return;
@@ -22,7 +21,14 @@ static __always_inline void note_read(u64 mm, u64 page, u8 presence, u8 access, 
         known->presence = presence;
         known->access = access;
     }
+    if (named)
+        __sync_fetch_and_add(&known->named, 1);
     __sync_fetch_and_add(&known->reads, 1);
+}
+
+/* Whether there is an event for this waiter: its own, or one that names nobody. */
+static __always_inline bool has_event(struct pending *pending, struct wait *wait) {
+    return pending->reads > pending->claims + (wait->pended ? 0 : pending->named);
 }
 
 /* Matches a waiter to the event that a handler has read for its page. A fill without a wake-up, answered by a wake-up
@@ -41,6 +47,9 @@ static __always_inline void claim(struct wait *wait, struct page_key *key, struc
         wait->handler_tid = pending->handler_tid;
         wait->seen |= SEEN_FILL;
     }
+    if (wait->pended && pending->named)
+        __sync_fetch_and_add(&pending->named, -1);
+    wait->pended = 0;
     __sync_fetch_and_add(&pending->claims, 1);
 }
 
@@ -55,10 +64,10 @@ static __always_inline void forget_pending(struct page_key *key) {
 static __always_inline void claim_own(struct thread *thread, struct wait *wait, u64 page) {
     struct page_key key = {.mm = thread->mm, .page = page};
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
-    if (!pending || pending->asyncs || pending->claims >= pending->reads)
+    if (!pending || (pending->asyncs && !wait->pended) || !has_event(pending, wait))
         return;
     claim(wait, &key, pending);
-    if ((pending->fill_end_ns || wait->woken) && pending->claims >= pending->reads)
+    if (!pending->asyncs && (pending->fill_end_ns || wait->woken) && pending->claims >= pending->reads)
         forget_pending(&key); /* else the fill is still going on, and forgets it */
 }
 
@@ -66,13 +75,19 @@ static __always_inline void claim_own(struct thread *thread, struct wait *wait, 
  * goes to where those are that name nobody. */
 static __always_inline void remember_named(struct thread *thread) {
     struct wait *wait = &thread->wait;
+    struct page_key key = {.mm = thread->mm, .page = wait->hva};
     if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
         return;
     struct vm_totals *vm = vm_totals_of(wait->vm_slot);
     if (vm)
         __sync_fetch_and_add(&vm->events_read, 1);
-    if (!wait->pended)
-        note_read(thread->mm, wait->hva, wait->presence, wait->access, wait->read_ns);
+    if (!wait->pended) {
+        note_read(&key, wait->presence, wait->access, wait->read_ns, false);
+        return;
+    }
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
+    if (pending && pending->named)
+        __sync_fetch_and_add(&pending->named, -1);
 }
 
 static __always_inline struct waiting *waiting_for(struct page_key *key) {

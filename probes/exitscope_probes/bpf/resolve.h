@@ -192,7 +192,7 @@ static __always_inline bool settle_pending(struct thread *filler, struct page_ke
         return true; /* kvm_async_pf_ready collects and forgets it */
     if (unclaimed && fill->candidate_tid) {
         struct thread *waiter = waiter_outside(fill->candidate_tid, key->mm);
-        if (waiter) {
+        if (waiter && has_event(pending, &waiter->wait)) {
             claim(&waiter->wait, key, pending);
             finish_uffd(waiter, &waiter->wait, 0, now, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN);
         }

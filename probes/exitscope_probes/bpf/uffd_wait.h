@@ -113,7 +113,7 @@ static __always_inline void match_waiter(u64 task, struct thread *thread, struct
     if (thread->wait.hva == ADDRESS_UNKNOWN && target.bytes <= PAGE_BYTES)
         thread->wait.hva = target.key.page;
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &target.key);
-    if (pending && pending->reads > pending->claims && target.bytes <= PAGE_BYTES) /* else: whose it is shows later */
+    if (pending && has_event(pending, &thread->wait) && target.bytes <= PAGE_BYTES) /* else: whose it is shows later */
         claim(&thread->wait, &target.key, pending);
     finish_outside(thread);
 }
