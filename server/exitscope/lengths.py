@@ -9,12 +9,13 @@ from exitscope_probes.records import (
     EXIT_STAGES,
     MODE_EXIT,
     MODE_MEMORY_FAULT,
-    MODES,
     SEEN_ACCESS,
     SEEN_FILL,
     SEEN_READ,
     UFFD_STAGES,
 )
+
+from .modes import EXIT_MODES
 
 STAGE_COLUMNS: Final = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
 """The five add up to the whole fault. finish is `wake` (uffd, async) or `reenter` (exit, memory_fault)."""
@@ -22,7 +23,7 @@ STAGE_COLUMNS: Final = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_
 
 def stages_of(mode: str) -> list[tuple[str, str]]:
     """(name, column) of each stage that faults of a mode with stages have, in their order."""
-    if mode in (MODES[MODE_EXIT], MODES[MODE_MEMORY_FAULT]):
+    if mode in EXIT_MODES:
         columns = (name for name in STAGE_COLUMNS if name != "notify_ns")
         return list(zip(EXIT_STAGES, columns, strict=True))
     return list(zip(UFFD_STAGES, STAGE_COLUMNS, strict=True))

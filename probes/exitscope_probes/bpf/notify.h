@@ -10,7 +10,7 @@ static __always_inline u8 access_of_event(u64 flags) { return flags & UFFD_FLAG_
  * for this page; else that page may still be filled. */
 static __always_inline void supersede_named(struct thread *waiter, u64 page) {
     struct wait *wait = &waiter->wait;
-    if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
+    if (!named_read(wait))
         return;
     if (wait->hva != page) {
         remember_named(waiter);

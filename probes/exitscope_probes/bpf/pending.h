@@ -71,12 +71,16 @@ static __always_inline void claim_own(struct thread *thread, struct wait *wait, 
         forget_pending(&key); /* else the fill is still going on, and forgets it */
 }
 
+static __always_inline bool named_read(struct wait *wait) {
+    return (wait->seen & (SEEN_READ | SEEN_NAMED)) == (SEEN_READ | SEEN_NAMED);
+}
+
 /* A vCPU has left a wait whose event named it, kicked out of it. Its page may be filled before it comes back: the event
  * goes to where those are that name nobody. */
 static __always_inline void remember_named(struct thread *thread) {
     struct wait *wait = &thread->wait;
     struct page_key key = {.mm = thread->mm, .page = wait->hva};
-    if ((wait->seen & (SEEN_READ | SEEN_NAMED)) != (SEEN_READ | SEEN_NAMED))
+    if (!named_read(wait))
         return;
     struct vm_totals *vm = vm_totals_of(wait->vm_slot);
     if (vm)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .. import words
+from ..modes import EXIT_MODES
 from . import commandline
 from .side import Side
 
@@ -154,7 +155,7 @@ def _each(read: Callable[[Side], list[str | None]]) -> Callable[[Side], str | No
 
 
 def _handlers(side: Side) -> str | None:
-    if side.mode in {"exit", "memory_fault"}:
+    if side.mode in EXIT_MODES:
         return "none: the vCPU threads"
     count = sum(len({handler.tid for handler in vm.handlers} - {vcpu.tid for vcpu in vm.vcpus}) for vm in side.vms)
     return str(count)

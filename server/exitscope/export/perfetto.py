@@ -14,6 +14,7 @@ import pyarrow as pa
 from exitscope_probes.records import EXIT_STAGES, SEEN_FILL, UFFD_STAGES
 
 from ..lengths import STAGE_COLUMNS
+from ..modes import EXIT_MODES
 from ..recordings.columns import OTHER_THREADS
 from ..recordings.meta import RecordingMeta
 from .lanes import Lanes
@@ -37,7 +38,6 @@ _ACCESS: Final = (
     "write, fetch",
     "read, write, fetch",
 )
-_EXIT_MODES: Final = ("exit", "memory_fault")
 _FIRST_LANE: Final = 1 << 20  # uuids below are the VMs'
 
 
@@ -164,7 +164,7 @@ class _Trace:
     def _annotations(self, faults: "_Faults") -> list[Part]:
         """What a click on a fault shows."""
         modes, mode = faults.names("mode")
-        exits = np.isin(modes, _EXIT_MODES)[mode] if len(modes) else np.zeros(0, bool)
+        exits = np.isin(modes, EXIT_MODES)[mode] if len(modes) else np.zeros(0, bool)
         named = exits & (faults.column("exit_reason") != 0)
         memslot, known = faults.address("memslot")
         handler = faults.column("handler_tid")
@@ -276,6 +276,6 @@ def _event(at_ns: npt.NDArray[Any], uuids: npt.NDArray[np.uint64], kind: int, *p
 
 def _stage(mode: str, number: int) -> str:
     """Name of the stage that is this column in this mode."""
-    if mode in _EXIT_MODES:
+    if mode in EXIT_MODES:
         return ("raise", "raise", *EXIT_STAGES[1:])[number]  # exit modes have no notify: that column is 0
     return UFFD_STAGES[number]

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from ..migrations.models import MigrationFills
-from ..placing import PLACING
+from ..placing import placing_columns
 from ..query.ticks import tick_width_ns
 from ..recordings import counters as columns
 from ..recordings.counters import Counters
@@ -37,8 +37,7 @@ def fills(recording: RecordingFile, vm: str, span_ns: tuple[int, int], total: Mi
     entries = entries[(entries["interval"] >= first) & (entries["interval"] <= last)]
     grown = {}
     for name, part in (("demand", columns.DEMAND), ("background", columns.BACKGROUND)):
-        placed = np.flatnonzero(PLACING) + part.start
-        mine = entries[np.isin(entries["column"], placed)]
+        mine = entries[np.isin(entries["column"], placing_columns(part))]
         grown[name] = np.zeros(last - first + 1, np.int64)
         np.add.at(grown[name], mine["interval"].astype(np.int64) - first, mine["delta"])
     return ReportFills(

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..placing import PLACING
+from ..placing import placing_columns
 from ..recordings.counters import BACKGROUND, DEMAND, Counters
 from ..recordings.file import COUNTERS_KEY, RecordingFile
 from .scan import Part
@@ -31,7 +31,7 @@ def fills(recording: RecordingFile, part: Part, vm: str | None, faults: _Int64s)
     edges_ns = part.edges_ns
     found = []
     for kind, weights in ((DEMAND, faults), (BACKGROUND, np.zeros_like(faults))):
-        grown = entries[np.isin(entries["column"], np.flatnonzero(PLACING) + kind.start)]
+        grown = entries[np.isin(entries["column"], placing_columns(kind))]
         counts = np.bincount(grown["interval"], grown["delta"], len(counted_ns) - 1).astype(np.float64)
         found.append(_shared_out(counts, counted_ns, edges_ns, weights / np.diff(edges_ns)).tolist())
     return [dict(zip(KINDS, both, strict=True)) for both in zip(*found, strict=True)]

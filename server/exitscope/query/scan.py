@@ -21,12 +21,12 @@ from exitscope_probes.records import (
 )
 
 from ..lengths import STAGE_COLUMNS
+from ..modes import EXIT_MODES
 from ..recordings.columns import FAULTS_SQL
 from ..recordings.file import RecordingFile
 from .engine import Engine
 from .faults import LATENCY
 
-_EXIT_MODES: Final = (MODES[MODE_EXIT], MODES[MODE_MEMORY_FAULT])
 _VCPUS: Final = 1 << 16
 _NEVER_NS: Final = (1 << 63) - 1
 _MAX_GROUPS: Final = 400_000
@@ -265,7 +265,7 @@ _FAULTS: Final = f"(FROM {_NAMED} WHERE begin_ns >= $first_ns AND begin_ns < $la
 
 def _stages_seen(mode: str, seen: int) -> list[int]:
     """Stages, 1 to 5, of which both ends were seen, as stages_seen() of bpf/account.h has it."""
-    exits, read, fill = mode in _EXIT_MODES, seen & SEEN_READ, seen & SEEN_FILL
+    exits, read, fill = mode in EXIT_MODES, seen & SEEN_READ, seen & SEEN_FILL
     counted = (seen & SEEN_ACCESS, read and not exits, read or exits, fill, fill)
     return [stage for stage, one in enumerate(counted, 1) if one]
 
