@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from . import __version__, doctor
 from .collector import main as collect
-from .hooks import STRATEGIES
-from .settings import Settings
+from .settings import OPTIONS, Option, Settings, from_environment
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,44 +22,36 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(parser.parse_args(argv))
     if arguments.pop("command") == "doctor":
         return doctor.main(as_json=arguments["json"])
-    return collect(Settings(**arguments))
+    try:
+        environment = from_environment()
+    except ValueError as error:
+        collector.error(str(error))
+    return collect(Settings(**environment | arguments))
 
 
 def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `collect`, one for each field of Settings."""
-    default = Settings()
-    parser.add_argument("--socket", default=default.socket, help="unix socket to serve on (%(default)s)")
-    parser.add_argument("--group", help="group that may connect")
-    parser.add_argument("--strategy", choices=STRATEGIES, help="use only this kind of attachment")
-    parser.add_argument(
-        "--ring-bytes", type=_power_of_two, default=default.ring_bytes, help="size of the ring (%(default)s)"
-    )
-    parser.add_argument("--max-vcpus", type=_positive, default=default.max_vcpus, help="(%(default)s)")
-    parser.add_argument("--max-vms", type=_positive, default=default.max_vms, help="(%(default)s)")
-    parser.add_argument("--record", metavar="FILE.gz", help="also write what is served to this file")
-    parser.add_argument("--record-seconds", type=float, default=default.record_seconds, help="how long (%(default)s)")
-    parser.add_argument(
-        "--qmp",
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="a QEMU's monitor to follow migrations by; repeatable",
-    )
-    parser.add_argument("--no-qmp", action="store_true", help="ask no VMM's monitor about migrations")
+    """The options of `collect`, one for each field of Settings. What is not given is not in the result."""
+    for option in OPTIONS.values():
+        default = f" [default: {option.default}]" if option.default else ""
+        details: dict[str, Any] = {"help": f"{option.help} [env var: {option.variable}]{default}"}
+        if option.switch:
+            details["action"] = "store_true"
+        else:
+            details |= {"type": _reader(option), "metavar": option.metavar, "choices": option.choices or None}
+            details |= {"action": "append"} if option.many else {}
+        parser.add_argument(option.flag, default=argparse.SUPPRESS, **details)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def _reader(option: Option) -> Callable[[str], Any]:
+    """What argparse calls; it shows the message of an ArgumentTypeError as it is."""
 
+    def read(text: str) -> Any:
+        try:
+            return option.read(text) if not option.many else option.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _power_of_two(text: str) -> int:
-    number = _positive(text)
-    if number < 4096 or number & (number - 1):
-        raise argparse.ArgumentTypeError("must be a power of two, at least 4096")
-    return number
+    return read
 
 
 if __name__ == "__main__":

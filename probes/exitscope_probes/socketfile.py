@@ -13,7 +13,6 @@ from typing import Final
 from .errors import SocketError
 
 DEFAULT_PATH: Final = "/run/exitscope/collector.sock"
-PATH_VARIABLE: Final = "EXITSCOPE_SOCKET"
 _MAX_PATH_BYTES: Final = 107  # sun_path, unix(7)
 _BACKLOG: Final = 16
 

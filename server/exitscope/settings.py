@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import click
 
-from exitscope_probes.socketfile import DEFAULT_PATH
+from exitscope_probes.settings import OPTIONS
+from exitscope_probes.settings import Option as CollectorOption
 
 DEFAULT_PORT: Final = 8765
 _USERS: Final = ("exitscope", "nobody")
@@ -58,6 +59,35 @@ def nanoseconds(duration: str) -> int:
     if unit_ns is None or not number.isdigit() or len(number) > 9:
         raise ValueError(duration)
     return int(number) * unit_ns
+
+
+class _Read(click.ParamType[Any]):
+    """The value of a collector's option, read as the collector itself would read it."""
+
+    envvar_list_splitter = os.pathsep
+
+    def __init__(self, option: CollectorOption) -> None:
+        self._option = option
+        self.name = option.metavar.lower()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, if the text is one."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._option.parse(value) if self._option.many else self._option.read(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def _of_the_collector(option: CollectorOption) -> click.Option:
+    details: dict[str, Any] = {"help": option.help, "envvar": option.variable, "show_envvar": True}
+    if option.switch:
+        details["is_flag"] = True
+    else:
+        details["type"] = click.Choice(option.choices) if option.choices else _Read(option)
+        details |= {"multiple": True} if option.many else {"default": option.default, "show_default": True}
+    return click.Option([option.flag], **details)
 
 
 def _setting(flag: str, **details: Any) -> click.Option:
@@ -127,31 +157,9 @@ SETTINGS: Final[dict[str, click.Option]] = {
             type=Duration(),
             help="Alarm when vCPUs wait and nothing is read or filled for longer. 0: never.",
         ),
-        _setting("--socket", default=DEFAULT_PATH, show_default=True, help="The collector's unix socket."),
         _setting("--source", type=click.Path(), help="Replay this recording instead of the collector."),
         _setting("--replay-reason", help="Why a replay is shown; the page says it."),
-        _setting("--group", help="Group that may connect to the collector. [default: that of --user]"),
-        _setting(
-            "--strategy",
-            type=click.Choice(["fentry", "kprobe", "tracepoint"]),
-            help="Use only this kind of hook.",
-        ),
-        _setting(
-            "--ring-bytes",
-            type=click.IntRange(4096),
-            help="Size of the ring of fault records, a power of two.",
-        ),
-        _setting("--max-vcpus", type=click.IntRange(1), help="vCPUs followed at once."),
-        _setting("--max-vms", type=click.IntRange(1), help="VMs followed at once."),
-        _setting("--record", type=click.Path(), help="Also write what is collected to this file (gzip)."),
-        _setting("--record-seconds", type=click.FloatRange(0), help="How long to record."),
-        _setting(
-            "--qmp",
-            type=click.Path(),
-            multiple=True,
-            help="Monitor (QMP) of a QEMU whose migrations to follow; others are found by their command line.",
-        ),
-        _setting("--no-qmp", is_flag=True, help="Ask no VMM's monitor about migrations."),
+        *map(_of_the_collector, OPTIONS.values()),
     )
 }
 
@@ -168,18 +176,7 @@ SERVER: Final = (
     "alarm_fault",
     "alarm_handler",
 )
-COLLECTOR: Final = (
-    "socket",
-    "group",
-    "strategy",
-    "ring_bytes",
-    "max_vcpus",
-    "max_vms",
-    "record",
-    "record_seconds",
-    "qmp",
-    "no_qmp",
-)
+COLLECTOR: Final = tuple(OPTIONS)
 
 
 def takes(*names: str) -> Callable[[click.Command], click.Command]:

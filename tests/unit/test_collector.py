@@ -20,7 +20,6 @@ from exitscope_probes.migration import Follower
 from exitscope_probes.procfs import Proc
 from exitscope_probes.recording import Recording
 from exitscope_probes.records import SERIES
-from exitscope_probes.settings import Settings
 from exitscope_probes.socketfile import Listener
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, decode_body, decode_header
 from tests.unit.fakes import FakeProbes, fault_records
@@ -234,13 +233,6 @@ def test_a_recording_ends_by_itself(tmp_path: Path) -> None:
     assert recording.over
     recording.write(Message(Kind.VMS, 1, {"vms": []}))
     assert [message.kind for message in read_recording(tmp_path / "r.gz")] == [Kind.BYE]
-
-
-def test_settings_take_the_socket_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EXITSCOPE_SOCKET", raising=False)
-    assert Settings().socket == "/run/exitscope/collector.sock"
-    monkeypatch.setenv("EXITSCOPE_SOCKET", "/x/y.sock")
-    assert Settings().socket == "/x/y.sock"
 
 
 def read_recording(path: Path) -> list[Message]:

@@ -1,12 +1,17 @@
 """One table of settings: flags, environment and help agree."""
 
+import os
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from exitscope.cli import main
 from exitscope.settings import COLLECTOR, SERVER, SETTINGS, as_arguments, default_recordings, nanoseconds
-from exitscope_probes.settings import Settings
+from exitscope_probes.__main__ import main as probes_main
+from exitscope_probes.settings import OPTIONS, Settings, from_environment
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -26,8 +31,63 @@ def test_help_names_every_setting_and_its_variable(command: str) -> None:
             assert str(parameter.envvar) in text.replace("\n", "").replace(" ", "")
 
 
-def test_the_collector_takes_every_setting_that_we_hand_it() -> None:
-    assert set(COLLECTOR) <= set(Settings.__dataclass_fields__)
+def test_the_table_has_every_setting_of_the_collector() -> None:
+    assert set(COLLECTOR) == set(OPTIONS) == set(Settings.__dataclass_fields__)
+
+
+PROBES = ["-m", "exitscope_probes", "collect"]
+PRODUCT = ["-m", "exitscope", "collect"]
+
+
+@pytest.mark.parametrize("command", [PROBES, PRODUCT], ids=["probes", "product"])
+@pytest.mark.parametrize(
+    ("flag", "text", "wanted"),
+    [
+        ("--ring-bytes", "5000", "it must be a power of two, at least 4096"),
+        ("--ring-bytes", "many", "it must be a number"),
+        ("--max-vcpus", "0", "it must be at least 1"),
+        ("--max-vms", "-1", "it must be at least 1"),
+        ("--record-seconds", "nan", "it must be a number of seconds, 0 or more"),
+        ("--strategy", "magic", "fentry"),
+        ("--no-qmp", "perhaps", ""),
+    ],
+)
+def test_both_halves_refuse_the_same_by_flag_and_by_variable(
+    command: list[str], flag: str, text: str, wanted: str
+) -> None:
+    variable = "EXITSCOPE_" + flag[2:].replace("-", "_").upper()
+    for arguments, environment in ([flag, text], {}), ([], {variable: text}):
+        if arguments and flag == "--no-qmp":
+            continue
+        ended = subprocess.run(
+            [sys.executable, *command, *arguments], env=os.environ | environment, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        assert ended.returncode == 2, ended.stderr
+        assert wanted in ended.stderr and "Traceback" not in ended.stderr
+        assert variable in ended.stderr or flag in ended.stderr
+
+
+def test_the_environment_of_a_collector() -> None:
+    given = from_environment(
+        {"EXITSCOPE_SOCKET": "/x", "EXITSCOPE_QMP": "/a:/b c", "EXITSCOPE_NO_QMP": "on", "EXITSCOPE_MAX_VMS": "7",
+         "EXITSCOPE_GROUP": "", "EXITSCOPE_PORT": "1"}
+    )  # fmt: skip
+    assert given == {"socket": "/x", "qmp": ("/a", "/b c"), "no_qmp": True, "max_vms": 7}
+
+
+def test_a_flag_of_the_collector_beats_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+
+    def collect(settings: Settings) -> int:
+        seen.append(settings)
+        return 0
+
+    monkeypatch.setattr("exitscope_probes.__main__.collect", collect)
+    monkeypatch.setenv("EXITSCOPE_SOCKET", "/from-the-environment")
+    monkeypatch.setenv("EXITSCOPE_RING_BYTES", "8192")
+    assert probes_main(["collect", "--ring-bytes", "16384", "--qmp", "/a", "--qmp", "/b"]) == 0
+    assert (seen[0].socket, seen[0].ring_bytes, seen[0].qmp) == ("/from-the-environment", 16384, ["/a", "/b"])
 
 
 def test_a_child_process_gets_the_settings_that_were_given() -> None:
