@@ -14,6 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+
+class Curable(str):
+    """An absence that installing or mounting something would end: where CI is root, it is a failure."""
+
+    __slots__ = ()
+
+
 _KVM_GET_API_VERSION, _KVM_CHECK_EXTENSION = 0xAE00, 0xAE03  # include/uapi/linux/kvm.h
 _KVM_CAP_GUEST_MEMFD_FLAGS, _GMEM_MMAP_AND_SHARED = 244, 3  # likewise, since 6.18
 _UFFDIO_API, _UFFD_API = 0xC018AA3F, 0xAA  # include/uapi/linux/userfaultfd.h
@@ -67,7 +74,7 @@ def _memory_fault() -> str | None:
 
 def _bpf() -> str | None:
     if find_spec("bcc") is None:
-        return "no bcc (Debian: python3-bpfcc)"
+        return Curable("no bcc (Debian: python3-bpfcc)")
     if not Path("/sys/kernel/btf/vmlinux").exists():
         return "no BTF"
     attributes = (ctypes.c_uint32 * 32)(_BPF_MAP_TYPE_ARRAY, 4, 8, 1)  # key, value bytes, entries
@@ -94,20 +101,20 @@ def _uffd_feature(feature: int) -> str | None:
 
 
 def _chromium() -> str | None:
-    return None if shutil.which("chromium") else "no chromium in PATH"
+    return None if shutil.which("chromium") else Curable("no chromium in PATH")
 
 
 def _vm() -> str | None:
-    return None if shutil.which("qemu-system-x86_64") else "no qemu-system-x86_64 in PATH"
+    return None if shutil.which("qemu-system-x86_64") else Curable("no qemu-system-x86_64 in PATH")
 
 
 def _bpftrace() -> str | None:
-    return None if shutil.which("bpftrace") else "no bpftrace in PATH"
+    return None if shutil.which("bpftrace") else Curable("no bpftrace in PATH")
 
 
 def _peers() -> str | None:
     missing = [name for name in ("perf", "bpftrace", "bpftool") if shutil.which(name) is None]
-    return f"no {missing[0]} in PATH" if missing else None
+    return Curable(f"no {missing[0]} in PATH") if missing else None
 
 
 def _hardware_exits() -> str | None:
@@ -120,6 +127,8 @@ def _hardware_exits() -> str | None:
 
 
 def _fentry() -> str | None:
+    if not Path("/sys/kernel/tracing/events").is_dir():
+        return Curable("no tracefs is mounted")
     try:
         with Path("/sys/kernel/tracing/available_filter_functions").open() as functions:
             return None if functions.readline() else "no function can be traced"

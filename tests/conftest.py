@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.capabilities import TITLES, absence
+from tests import tracefs
+from tests.capabilities import TITLES, Curable, absence
 
 _SKIP_PREFIX = "absent capability: "
+_MUST_RUN = os.environ.get("CI") == "true" and os.geteuid() == 0
 _SESSION_VARIABLE = "EXITSCOPE_TEST_SESSION"  # inherited by every process that a test starts
 
 # Servers that tests start keep their recordings with the tests' other files, not among the user's.
@@ -26,13 +28,24 @@ _ran_with: Counter[str] = Counter()
 _skipped_for: Counter[str] = Counter()
 
 
+def pytest_configure() -> None:
+    """Before any capability is asked for."""
+    tracefs.provide()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test whose `needs` marker names something that this machine lacks."""
+    """Skips a test whose `needs` marker names something that this machine lacks.
+
+    As root in CI a test that could run must run: what installing or mounting something would cure is a failure.
+    """
     needed = {name for marker in item.iter_markers("needs") for name in marker.args}
     absent = sorted(name for name in needed if absence(name))
     _skipped_for.update(absent)
     if absent:
-        pytest.skip(_SKIP_PREFIX + ", ".join(f"{TITLES[name]} ({absence(name)})" for name in absent))
+        reason = _SKIP_PREFIX + ", ".join(f"{TITLES[name]} ({absence(name)})" for name in absent)
+        if _MUST_RUN and any(isinstance(absence(name), Curable) for name in absent):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
     _ran_with.update(needed)
 
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +19,14 @@ TIMEOUT_S: Final = 60  # a loaded machine may take its time; how long it takes i
 
 
 class Product:
-    """One run of `exitscope <command>`: its address, and its processes by what they do."""
+    """One run of `exitscope <command>`: its address, and its processes by what they do.
 
-    def __init__(self, command: str, directory: Path, *options: str) -> None:
+    wrapper: a command that executes what follows it.
+    """
+
+    def __init__(self, command: str, directory: Path, *options: str, wrapper: Sequence[str] = ()) -> None:
         self.socket = directory / "collector.sock"
-        arguments = [sys.executable, "-m", "exitscope", command, "--port", "0", "--socket", str(self.socket)]
+        arguments = [*wrapper, sys.executable, "-m", "exitscope", command, "--port", "0", "--socket", str(self.socket)]
         arguments += ["--recordings", str(directory / "recordings"), *options]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout
@@ -83,10 +86,10 @@ def products() -> Iterator[Callable[..., Product]]:
     directory.chmod(0o755)
     started: list[Product] = []
 
-    def start(command: str, *options: str) -> Product:
+    def start(command: str, *options: str, wrapper: Sequence[str] = ()) -> Product:
         own = Path(tempfile.mkdtemp(dir=directory))
         own.chmod(0o755)
-        started.append(Product(command, own, *options))
+        started.append(Product(command, own, *options, wrapper=wrapper))
         return started[-1]
 
     try:

@@ -17,9 +17,9 @@ from .monitorcheck import survey as survey_monitors
 from .monitorcheck import told
 from .plan import HookStatus, survey
 from .procfs import Proc
+from .tracefs import TracefsError, tracefs
 
 _CAP_PERFMON, _CAP_BPF, _CAP_SYS_ADMIN = 38, 39, 21  # include/uapi/linux/capability.h
-_TRACEFS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 
 State = Literal["ok", "missing", "note"]
@@ -167,21 +167,16 @@ def _btf() -> Check:
 
 
 def _tracefs() -> Check:
-    for directory in _TRACEFS:
-        try:
-            if (directory / "events/kvm").is_dir():
-                return Check("tracepoints", "ok", f"{directory}/events/kvm", needed=True)
-            if (directory / "events").is_dir():
-                return Check(
-                    "tracepoints",
-                    "missing",
-                    f"no KVM tracepoints in {directory}",
-                    "load KVM (modprobe kvm)",
-                    needed=True,
-                )
-        except PermissionError:
-            return Check("tracepoints", "missing", f"{directory} is not readable", "run as root", needed=True)
-    return Check("tracepoints", "missing", "no tracefs", f"mount -t tracefs tracefs {_TRACEFS[0]}", needed=True)
+    try:
+        found = tracefs()
+    except TracefsError as error:
+        return Check("tracepoints", "missing", error.message, error.hint, needed=True)
+    if not (found.events / "kvm").is_dir():
+        return Check("tracepoints", "missing", "no KVM tracepoints in tracefs", "load KVM (modprobe kvm)", needed=True)
+    if found.own:
+        own = "no tracefs is mounted here: exitscope mounts its own, which no other process sees"
+        return Check("tracepoints", "ok", own, needed=True)
+    return Check("tracepoints", "ok", f"{found.events}/kvm", needed=True)
 
 
 def _bcc() -> Check:

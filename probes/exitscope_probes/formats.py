@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-EVENTS: Final = Path("/sys/kernel/tracing/events")
+from .tracefs import events as events_directory
 
 _FIELD: Final = re.compile(r"^\s*field:(.+?)\s*(\w+)(?:\[.*\])?;\s*offset:(\d+);\s*size:(\d+);", re.MULTILINE)
 
@@ -25,16 +25,19 @@ def parse(text: str) -> dict[str, Field]:
 
 
 @lru_cache
-def fields(tracepoint: str, events: Path = EVENTS) -> dict[str, Field]:
-    """Fields of `category:name`; empty where this kernel has none of that name, or does not show it to us."""
+def fields(tracepoint: str, events: Path | None = None) -> dict[str, Field]:
+    """Fields of `category:name`; empty where this kernel has none of that name, or does not show it to us.
+
+    events: the directory of the tracepoints, by default the kernel's.
+    """
     category, _, name = tracepoint.partition(":")
     try:
-        return parse((events / category / name / "format").read_text())
+        return parse(((events or events_directory()) / category / name / "format").read_text())
     except OSError:
         return {}
 
 
-def offset_of(path: str, events: Path = EVENTS) -> int | None:
+def offset_of(path: str, events: Path | None = None) -> int | None:
     """Offset of the field `category:name.field`; None where there is none."""
     tracepoint, _, name = path.partition(".")
     field = fields(tracepoint, events).get(name)

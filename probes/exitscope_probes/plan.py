@@ -13,7 +13,8 @@ from .btf import KernelBtf
 from .hook_table import HOOKS, functions
 from .hooks import TRACEPOINTS, Attachment, Candidate, Hook, Strategy
 from .symbols import kernel_symbols
-from .tracing import TRACEFS_EVENTS, why_no_fentry, why_no_kprobe
+from .tracefs import events
+from .tracing import why_no_fentry, why_no_kprobe
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ def _differs(what: str, arguments: tuple[str, ...], expected: tuple[str, ...]) -
 def _tracepoint_reason(btf: KernelBtf, attachment: Attachment) -> str | None:
     category, colon, name = attachment.target.partition(":")
     if colon:
-        if (TRACEFS_EVENTS / category / name).exists():
+        if (events() / category / name).exists():
             return None
-        return f"this kernel has no tracepoint {attachment.target} (CONFIG_FTRACE_SYSCALLS, tracefs mounted?)"
+        return f"this kernel has no tracepoint {attachment.target} (CONFIG_FTRACE_SYSCALLS, or no tracefs)"
     arguments = btf.raw_arguments(attachment.target)
     if arguments is None:
         return f"this kernel has no tracepoint {attachment.target}"

@@ -14,8 +14,8 @@ from pathlib import Path
 from .btf import KernelBtf
 from .hooks import Attachment
 from .libbpf import checked, libbpf
+from .tracefs import events
 
-TRACEFS_EVENTS = Path("/sys/kernel/tracing/events")
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 
 _PROG_TYPE_TRACING = 26  # enum bpf_prog_type, include/uapi/linux/bpf.h
@@ -173,7 +173,7 @@ def attach(btf: KernelBtf, attachment: Attachment, code: bytes) -> tuple[int, in
             return _attach_typed(btf.function(target), _TRACE_FEXIT, target, name, code)
         case "tracepoint":
             category, _, event = target.partition(":")
-            number = int((TRACEFS_EVENTS / category / event / "id").read_text())
+            number = int((events() / category / event / "id").read_text())
             program = _load(_PROG_TYPE_TRACEPOINT, name, code, _LoadOptions())
             return _attach_perf(_perf_attributes(_PERF_TYPE_TRACEPOINT, number), program, target)
         case "kprobe" | "kretprobe":

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from exitscope_probes.errors import ProbeError
+from tests import tracefs
 from tests.bench.figure import BenchError, Effort, Row
 from tests.bench.guests import disturbances, load_average
 from tests.bench.table import as_markdown, as_text, update
@@ -27,6 +28,7 @@ def main(figures: tuple[str, ...], quick: bool, markdown: bool, update_readme: b
     """Measure the figures named, or all of them."""
     if os.geteuid() != 0:
         sys.exit("bench: run it as root: it loads BPF programs")
+    tracefs.provide()
     notes = [_conditions()]
     if Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip() != "0":
         notes.append("kernel.bpf_stats_enabled was on, which slows every tracer: `sysctl kernel.bpf_stats_enabled=0`.")

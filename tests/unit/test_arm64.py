@@ -61,7 +61,7 @@ def planned(kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         directory.mkdir(parents=True)
         lines = [f"\tfield:u32 {field};\toffset:{offset};\tsize:4;\tsigned:0;\n" for field, offset in fields.items()]
         (directory / "format").write_text("".join(lines))
-    monkeypatch.setattr(plan, "TRACEFS_EVENTS", tmp_path)
+    monkeypatch.setattr(plan, "events", lambda: tmp_path)
     monkeypatch.setattr(formats, "offset_of", lambda path, _own=formats.offset_of: _own(path, tmp_path))
     known = {name: 1 for name in hooks.functions(hooks_arm64.HOOKS) if kernel.function(name)}
     monkeypatch.setattr(plan, "kernel_symbols", lambda _names: known)

@@ -11,6 +11,7 @@ from exitscope_probes import doctor
 from exitscope_probes.doctor import Check
 from exitscope_probes.errors import ProbeError
 from exitscope_probes.plan import HookStatus
+from exitscope_probes.tracefs import TracefsError
 
 GOOD = Check("thing", "ok", "there", needed=True)
 BAD = Check("thing", "missing", "no thing", "get one", needed=True)
@@ -135,8 +136,11 @@ def test_absent_files_are_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch,
     def nothing(*_: Any, **__: Any) -> None:
         return None
 
+    def no_tracefs() -> None:
+        raise TracefsError("no tracefs", "mount it")
+
     monkeypatch.setattr(doctor, "_BTF", tmp_path / "btf")
-    monkeypatch.setattr(doctor, "_TRACEFS", (tmp_path / "tracing",))
+    monkeypatch.setattr(doctor, "tracefs", no_tracefs)
     monkeypatch.setattr(doctor, "_read", lambda _path: "")
     monkeypatch.setattr("importlib.util.find_spec", nothing)
     for look in (doctor._btf, doctor._tracefs, doctor._bcc, doctor._userfaultfd):
