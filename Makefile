@@ -118,4 +118,4 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/server
 $(GUEST): $(GUEST_SOURCES) $(STAMPS)/server
 	@if [ "$$(uname -m)" != x86_64 ]; then echo "exitscope: warning: the guest is for x86-64 only" >&2; \
 	elif ! command -v cc >/dev/null; then echo "exitscope: warning: no C compiler, so no guest" >&2; \
-	else $(BIN)/python -m exitscope_probes.guest.build $@; fi
+	else $(BIN)/python -I -m exitscope_probes.guest.build $@; fi

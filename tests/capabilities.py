@@ -7,12 +7,13 @@ import platform
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
+
+from exitscope_probes.isolated import python
 
 
 class Curable(str):
@@ -120,7 +121,7 @@ def _peers() -> str | None:
 def _hardware_exits() -> str | None:
     if absent := _root() or _kvm() or _peers():
         return absent
-    guest = [sys.executable, "-m", "exitscope_probes.guest", "--mode", "none", "--pages", "1"]
+    guest = python("exitscope_probes.guest", "--mode", "none", "--pages", "1")
     command = ["perf", "stat", "-x,", "-e", "kvm:kvm_exit", *guest]
     counted = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr.partition(",")[0]
     return None if counted.strip().isdecimal() and int(counted) else "kvm:kvm_exit does not fire on this KVM"

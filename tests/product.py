@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+
+from exitscope_probes.isolated import python
 
 TIMEOUT_S: Final = 60  # a loaded machine may take its time; how long it takes is the bench's business
 
@@ -26,7 +27,7 @@ class Product:
 
     def __init__(self, command: str, directory: Path, *options: str, wrapper: Sequence[str] = ()) -> None:
         self.socket = directory / "collector.sock"
-        arguments = [*wrapper, sys.executable, "-m", "exitscope", command, "--port", "0", "--socket", str(self.socket)]
+        arguments = [*wrapper, *python("exitscope", command, "--port", "0", "--socket", str(self.socket))]
         arguments += ["--recordings", str(directory / "recordings"), *options]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout

@@ -1,9 +1,13 @@
 """`python -m exitscope_probes collect|doctor`, for a host that has only the probes installed."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
+
+import argparse
 
 from . import __version__, doctor
 from .collector import main as collect

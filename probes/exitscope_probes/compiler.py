@@ -13,6 +13,7 @@ from typing import Any
 
 from . import cache, formats
 from .access import page_fault_is_vmx, two_stage_paging
+from .bccpackage import remedy
 from .btf import KernelBtf
 from .errors import ProbeError
 from .headers import stub_tree
@@ -170,8 +171,7 @@ def _compile(text: str, numbers: dict[str, int], programs: list[str]) -> dict[st
     try:
         from bcc import BPF
     except ImportError:
-        hint = "apt-get install python3-bpfcc (PyPI's `bcc` is another program)"
-        raise LoadError("bcc is not installed", hint) from None
+        raise LoadError("this Python has no bcc", remedy()) from None
     flags = [f"-D{name}={value:#x}ULL" if value >> 32 else f"-D{name}={value}" for name, value in numbers.items()]
     with stub_tree() as tree, _captured_stderr() as said:
         before = os.environ.get("BCC_KERNEL_SOURCE")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from . import profiles
+from .bccpackage import remedy as bcc_remedy
 from .errors import ProbeError
 from .monitorcheck import survey as survey_monitors
 from .monitorcheck import told
@@ -185,7 +186,7 @@ def _bcc() -> Check:
             "bcc",
             "missing",
             "no bcc for this Python",
-            "apt-get install python3-bpfcc, use a venv with --system-site-packages (PyPI's bcc is unrelated)",
+            bcc_remedy(),
             needed=True,
         )
     try:

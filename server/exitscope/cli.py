@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from exitscope_probes.errors import ProbeError
+from exitscope_probes.isolated import python
 
 from . import __version__
 from .cli_bench import bench
@@ -74,7 +75,8 @@ def demo(**settings: Any) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def guest(options: tuple[str, ...]) -> None:
     """The real KVM demand-paging workload; `exitscope guest --help` lists its options."""
-    os.execv(sys.executable, [sys.executable, "-m", "exitscope_probes.guest", *options])
+    command = python("exitscope_probes.guest", *options)
+    os.execv(command[0], command)
 
 
 @main.command()
@@ -112,7 +114,7 @@ def _run(settings: dict[str, Any], demo: bool) -> int:
     from .demo import guests
     from .supervise import Child, supervise
 
-    exitscope = [sys.executable, "-m", "exitscope"]
+    exitscope = python("exitscope")
     settings["port"] = settings["port"] or _free_port(settings["host"])  # a server started again must be where it was
     server = [*exitscope, "serve", *as_arguments(settings, SERVER)]
     reason = probes_doctor.usable()

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import click
 
+from exitscope_probes.isolated import python
+
 from .errors import UserError
 from .settings import default_recordings, takes
 
@@ -54,7 +56,7 @@ def _collector(path: str) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]
     with tempfile.TemporaryDirectory(prefix="exitscope-record-") as directory:
         own_path = str(Path(directory) / "collector.sock")
         process = subprocess.Popen(
-            [sys.executable, "-m", "exitscope_probes", "collect", "--socket", own_path],
+            python("exitscope_probes", "collect", "--socket", own_path),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

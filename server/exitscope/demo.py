@@ -1,9 +1,10 @@
 """The guests of `exitscope demo`: uffd mode and exit mode side by side, and a third that changes; gentle."""
 
-import sys
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Final
+
+from exitscope_probes.isolated import python
 
 from .supervise import Child
 
@@ -47,4 +48,4 @@ def guests() -> list[Child]:
 
 
 def _command(options: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "exitscope_probes.guest", *options]
+    return python("exitscope_probes.guest", *options)

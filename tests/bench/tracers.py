@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exitscope_probes.hooks import Strategy
+from exitscope_probes.isolated import python
 from exitscope_probes.loader import load
 from exitscope_probes.records import FAULT_DTYPE
 from exitscope_probes.ring import RingReader
@@ -20,7 +20,7 @@ from tests.bench.figure import BenchError
 
 PEER = Path(__file__).with_name("peer.bt")
 PEER_PROGRAMS = 6
-EXITSCOPE = (sys.executable, "-m", "exitscope")
+EXITSCOPE = tuple(python("exitscope"))
 _START_S = 30
 _STOP_S = 10
 _DRAIN_S = 0.02

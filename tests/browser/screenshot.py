@@ -7,7 +7,6 @@ import argparse
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from exitscope_probes.isolated import python
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 
 SETTLE_S = 45  # the charts over time want something to show
@@ -26,7 +26,7 @@ def demo() -> Iterator[str]:
     """Runs `exitscope demo` on a free port and yields its address. Raises SystemExit if it says none."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)  # the server is another user
-        command = [sys.executable, "-m", "exitscope", "demo", "--port", "0", "--socket", f"{directory}/socket"]
+        command = python("exitscope", "demo", "--port", "0", "--socket", f"{directory}/socket")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout
             try:

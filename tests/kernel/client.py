@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exitscope_probes.isolated import python
 from exitscope_probes.records import FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, decode_body, decode_header
 from tests.kernel.harness import TIMEOUT_S, Report
@@ -134,7 +134,7 @@ def welcomed(path: Path) -> Client:
 
 
 def command(path: Path, *options: object) -> list[str]:
-    return [sys.executable, "-m", "exitscope_probes", "collect", "--socket", str(path), *map(str, options)]
+    return python("exitscope_probes", "collect", "--socket", str(path), *map(str, options))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from exitscope.bench import process, tracer
 from exitscope.compare.comparison import compare
 from exitscope.recordings.file import RecordingFile
 from exitscope_probes.guest.build import binary_path
+from exitscope_probes.isolated import python
 from tests.kernel.harness import TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
 def command(directory: Path, *options: object) -> list[str]:
     given = ["--socket", directory / "nobody.sock", "-o", directory / "set", *options]
-    return [sys.executable, "-m", "exitscope", "bench", *map(str, given)]
+    return python("exitscope", "bench", *map(str, given))
 
 
 def summary_in(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exitscope_probes.guest import build as guest_build
+from exitscope_probes.isolated import python
 from tests.kernel.test_guest import TIMEOUT_S
 
 pytestmark = pytest.mark.needs("kvm", "uffd")
@@ -34,7 +35,7 @@ def test_module_becomes_the_guest(tmp_path: Path) -> None:
         "PYTHONPATH": str(guest_build.SOURCES.parents[1]),
         "XDG_CACHE_HOME": str(tmp_path),
     }
-    command = [sys.executable, "-m", "exitscope_probes.guest", "--mode", "exit", "--pages", "3"]
+    command = python("exitscope_probes.guest", "--mode", "exit", "--pages", "3")
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["faults"] == 3

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from exitscope.migration_report.models import MigrationReport
 from exitscope.migration_report.report import default_number, report
 from exitscope.query.engine import Engine
 from exitscope.recordings.file import RecordingFile
+from exitscope_probes.isolated import python
 from tests.kernel.harness import TIMEOUT_S, wait_until
 from tests.kernel.migration import Account, Migration, Plan
 
@@ -28,7 +28,7 @@ SETTLE_S = 1.5  # QEMU is asked once a second
 def recorded(directory: Path, plan: Plan) -> tuple[RecordingFile, Account]:
     """A migration from its begin to its end, traced by a collector of the recording's own."""
     output = directory / "a.parquet"
-    command = [sys.executable, "-m", "exitscope", "record", "--socket", directory / "none.sock", "-o", output]
+    command = [*python("exitscope", "record"), "--socket", directory / "none.sock", "-o", output]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}/server:{ROOT}/probes"}
     with subprocess.Popen(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

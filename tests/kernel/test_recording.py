@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from exitscope.recordings.columns import from_table
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.shelf import find
 from exitscope_probes.guest.build import binary_path
+from exitscope_probes.isolated import python
 from exitscope_probes.records import MODES
 from tests.kernel.client import collecting
 from tests.kernel.harness import TIMEOUT_S, Report, finish, guest, wait_until
@@ -42,7 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def recording(path: Path, output: Path, *command: object) -> Iterator[Process]:
     """`exitscope record`, once it really records."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}/server:{ROOT}/probes"}
-    arguments = [sys.executable, "-m", "exitscope", "record", "--socket", path, "-o", output, *command]
+    arguments = [*python("exitscope", "record"), "--socket", path, "-o", output, *command]
     with subprocess.Popen(
         list(map(str, arguments)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -195,7 +195,7 @@ def test_guest_and_doctor_pass_on_what_they_are_given(monkeypatch: pytest.Monkey
     seen: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _program, arguments: seen.append(arguments))
     CliRunner().invoke(main, ["guest", "--vcpus", "2", "--help"])
-    assert seen[0][1:] == ["-m", "exitscope_probes.guest", "--vcpus", "2", "--help"]
+    assert seen[0][1:] == ["-I", "-m", "exitscope_probes.guest", "--vcpus", "2", "--help"]
     monkeypatch.setattr(doctor, "main", lambda as_json: 7 if as_json else 8)
     assert CliRunner().invoke(main, ["doctor", "--json"]).exit_code == 7
     assert CliRunner().invoke(main, ["doctor"]).exit_code == 8

@@ -1,7 +1,11 @@
 """Runs the guest in place of this process: `python -m exitscope_probes.guest [options]`."""
 
-import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
+
+import os
 
 from exitscope_probes.guest.build import GuestBuildError, binary_path
 

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+from exitscope_probes.isolated import python
 
 from ..errors import UserError
 from ..recordings.finish import finish
@@ -39,7 +40,7 @@ def refuse_other_collector(path: str) -> None:
 def collecting(directory: Path) -> Iterator[str]:
     """A collector that listens on the socket path given back. Raises UserError with what it says if it cannot start."""
     path = str(directory / "collector.sock")
-    command = [sys.executable, "-m", "exitscope", "collect", "--socket", path]
+    command = python("exitscope", "collect", "--socket", path)
     with tempfile.TemporaryFile() as said, child(command, subprocess.DEVNULL, said) as process:
         deadline = time.monotonic() + _START_S
         while not _listens(path):
