@@ -9,6 +9,7 @@ import { Painter } from './painter.mjs';
 import { summaryUrl } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
 import { MODES } from './words.mjs';
+import { startZoneButton } from './zone.mjs';
 
 /** @typedef {{a: string, b: string, force: string, vm_a: string, vm_b: string}} Asked */
 
@@ -36,6 +37,9 @@ const painter = new Painter([
 ]);
 startTheme(() => painter.refresh(true));
 startThemeButton(() => painter.refresh(true));
+/** @type {Record<string, any>|null} */
+let shown = null;
+startZoneButton(() => SIDES.forEach((side) => shown && showRun(side, shown[side])));
 for (const radio of document.getElementsByName('vcpus')) radio.addEventListener('change', () => painter.refresh());
 document.querySelector('script[src$="plotly.min.js"]')?.addEventListener('load', () => painter.refresh());
 byId('force').addEventListener('click', () => location.assign(urlOf({ force: 'true' })));
@@ -67,6 +71,7 @@ function nothing(title, text) {
 
 /** @param {Record<string, any>} comparison */
 function show(comparison) {
+  shown = comparison;
   byId('comparison').hidden = false;
   showVerdict(comparison);
   for (const side of SIDES) {

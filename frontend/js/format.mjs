@@ -4,14 +4,16 @@
  * Everything upstream keeps nanoseconds. Every function answers NONE for null, undefined and NaN.
  */
 
+import { aheadMs, zoneName } from './zone.mjs';
+
 export const NONE = '–';
 const NBSP = '\u00a0';
 const NS_PER_S = 1e9;
 // Made once: toLocaleString makes one for every call, and a table of 256 vCPUs calls it a thousand times a second.
 const WHOLE = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
-const CLOCK = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
-
-const DAY = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
+// Moments are shifted to the shown zone before, so that all of the page asks one place which zone that is.
+const CLOCK = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23', timeZone: 'UTC' });
+const DAY = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric', timeZone: 'UTC' });
 
 /** @param {unknown} value @returns {value is number} */
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
@@ -87,14 +89,14 @@ export function share(fraction) {
   return `${percent < 9.95 ? percent.toFixed(1) : Math.round(percent)}${NBSP}%`;
 }
 
-/** Wall clock of the host's moment in the reader's time zone: 14:03:27. @param {number|null|undefined} wallMs Unix ms */
+/** Wall clock of the host's moment in the shown zone: 14:03:27. @param {number|null|undefined} wallMs Unix ms */
 export function clock(wallMs) {
-  return known(wallMs) ? CLOCK.format(wallMs) : NONE;
+  return known(wallMs) ? CLOCK.format(wallMs + aheadMs(wallMs)) : NONE;
 }
 
-/** Day and clock in the reader's time zone: 22 Nov 2026, 14:03:27. @param {number|null|undefined} wallMs Unix ms */
+/** Day and clock in the shown zone, and which that is: 22 Nov 2026, 14:03:27 UTC+1. @param {number|null|undefined} wallMs Unix ms */
 export function moment(wallMs) {
-  return known(wallMs) ? `${DAY.format(wallMs)}, ${CLOCK.format(wallMs)}` : NONE;
+  return known(wallMs) ? `${DAY.format(wallMs + aheadMs(wallMs))}, ${clock(wallMs)}${NBSP}${zoneName(wallMs)}` : NONE;
 }
 
 /** A position or a running length, as a player shows it: 0:07, 12:34, 1:02:03. @param {number|null|undefined} ns */
@@ -128,9 +130,14 @@ export function binary(value) {
   return `${trim((value / 1024 ** power).toFixed(2))}${NBSP}${['KiB', 'MiB', 'GiB', 'TiB'][power - 1]}`;
 }
 
-/** Unix ms as the number that makes a Plotly date axis (which writes UTC) write the reader's time. @param {number} wallMs */
-export function axisMs(wallMs) {
-  return wallMs - new Date(wallMs).getTimezoneOffset() * 60_000;
+/**
+ * A moment as text for a Plotly date axis, to 0.1 µs. Of a number Plotly shows the browser's zone; a text it shows as it stands.
+ * @param {number} shownMs Unix ms, shifted to the zone to be shown
+ */
+export function stamp(shownMs) {
+  const whole = Math.floor(shownMs);
+  if (Number.isNaN(new Date(whole).getTime())) return '';
+  return `${new Date(whole).toISOString().slice(0, -1)}${String(Math.floor((shownMs - whole) * 1e4)).padStart(4, '0')}`;
 }
 
 /** A guest or host address: 0x7f12_3456_7000 without the underscores. @param {number|string|null|undefined} value */

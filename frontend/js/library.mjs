@@ -6,11 +6,13 @@ import { byId, make, setAttribute, setText } from './dom.mjs';
 import { bytes, compact, count, moment, position } from './format.mjs';
 import { downloads, Recorder, summaryUrl, vmNames } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
+import { startZoneButton } from './zone.mjs';
 
 /** @typedef {import('./recorder.mjs').Recording} Recording */
 
 startTheme(() => {});
 startThemeButton(() => {});
+startZoneButton(() => recorder.refresh());
 
 /** Rows by id: kept, so that the focus and an open selection survive the next list. @type {Map<string, HTMLTableRowElement>} */
 const rows = new Map();

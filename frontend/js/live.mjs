@@ -16,6 +16,7 @@ import { statusOf } from './status.mjs';
 import { Stream } from './stream.mjs';
 import { startTheme } from './theme.mjs';
 import { VmTable } from './vms.mjs';
+import { startZoneButton, zoneName } from './zone.mjs';
 
 /** The badge counts up by itself when nothing comes. */
 const CLOCK_MS = 250;
@@ -54,6 +55,11 @@ export function startLive() {
     show();
   });
 
+  startZoneButton(() => {
+    painter.refresh();
+    show();
+  });
+
   /** @returns {import('./stream.mjs').Subscription} */
   function subscription() {
     return { vm: choice.vm, window: choice.window };
@@ -69,7 +75,9 @@ export function startLive() {
     if (cache.ticks !== shown.ticks || cache.spanNs !== spanNs) {
       cache = { ticks: shown.ticks, spanNs, series: seriesOf(shown.ticks, spanNs) };
     }
-    return { frame: /** @type {any} */ (shown.frame), series: cache.series, windowNs, spanNs, clockMs: replay.clockMs ?? shown.clockMs, known: samples, revision: `${shown.vm}|${choice.window}` };
+    const clockMs = replay.clockMs ?? shown.clockMs;
+    const zone = zoneName(cache.series.endNs / 1e6 + clockMs);
+    return { frame: /** @type {any} */ (shown.frame), series: cache.series, windowNs, spanNs, clockMs, known: samples, revision: `${shown.vm}|${choice.window}|${zone}` };
   }
 
   /** Everything but the charts, at most once per animation frame; the charts follow in frames of their own. */

@@ -9,6 +9,7 @@ import { showTables } from './migration-tables.mjs';
 import { Painter } from './painter.mjs';
 import { summaryUrl } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
+import { startZoneButton } from './zone.mjs';
 
 const AGAIN_MS = 1000;
 const query = new URLSearchParams(location.search);
@@ -30,6 +31,9 @@ const painter = new Painter([
 ]);
 startTheme(() => painter.refresh(true));
 startThemeButton(() => painter.refresh(true));
+/** @type {Record<string, any>|null} */
+let shown = null;
+startZoneButton(() => shown && showAbout(shown));
 document.querySelector('script[src$="plotly.min.js"]')?.addEventListener('load', () => painter.refresh());
 byId('print').addEventListener('click', () => print());
 addEventListener('beforeprint', toPaper);
@@ -89,15 +93,21 @@ function nothing(title, text) {
   setText(byId('empty-text'), text);
 }
 
+/** When, where and how it is known. @param {Record<string, any>} report */
+function showAbout(report) {
+  setText(byId('about'), [
+    moment(report.started_wall_ms), report.host && `on ${report.host}`, report.role, report.how === 'qmp' ? 'QEMU says so' : 'recognised from what the kernel shows',
+  ].filter(Boolean).join(' · '));
+}
+
 /** @param {Record<string, any>} report */
 function show(report) {
   byId('report').hidden = false;
   document.title = `${KINDS[report.kind] ?? report.kind} of ${report.vm_name} · exitscope`;
   byId('verdict').dataset.state = report.state;
   setText(byId('mark'), MARKS[report.state] ?? report.state);
-  setText(byId('about'), [
-    moment(report.started_wall_ms), report.host && `on ${report.host}`, report.role, report.how === 'qmp' ? 'QEMU says so' : 'recognised from what the kernel shows',
-  ].filter(Boolean).join(' · '));
+  shown = report;
+  showAbout(report);
   setText(byId('sentence'), report.sentence.replace(/(\d) (?=(?:ns|µs|ms|s|%)(?:\W|$))/g, '$1\u00a0'));
   list('details', report.details);
   list('unknown', report.unknown, 'Nothing that matters.');

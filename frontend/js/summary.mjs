@@ -14,6 +14,7 @@ import { seriesOfColumns } from './series.mjs';
 import { startTheme } from './theme.mjs';
 import { drawStrip, overviewOf } from './timeline.mjs';
 import { VmTable } from './vms.mjs';
+import { startZoneButton, zoneName } from './zone.mjs';
 
 /** What of the recording is on show; in the address, so that it can be shared. @typedef {{vm: string, from: number, to: number}} Part  from, to: seconds from its begin, `to` 0 = its end */
 
@@ -41,6 +42,11 @@ export function startSummary(id) {
   const panels = new Panels();
   startTheme(() => panels.painter.refresh(true));
   startThemeButton(() => panels.painter.refresh(true));
+  startZoneButton(() => {
+    if (!shown) return;
+    showConditions(/** @type {any} */ (meta));
+    show(shown);
+  });
   setAttribute(byId('badge'), 'data-kind', 'summary');
   setText(byId('badge-label'), 'SUMMARY');
   byId('nav-live').removeAttribute('aria-current');
@@ -157,7 +163,7 @@ export function startSummary(id) {
     byId('records-of').title = summary.source === 'kernel totals' ? 'Counts and percentiles on this page come from the kernel’s own totals: exact.' : 'Counts and percentiles on this page were computed from the records of this part.';
     const column = `p99 of every ${summary.tick_ns === 1e9 ? 'second' : summary.tick_ns > 1e9 ? span(summary.tick_ns) : duration(summary.tick_ns)}`;
     const series = seriesOfColumns(columnsOf(summary), summary.tick_ns);
-    panels.show({ frame, series: { ...series, endNs: summary.to_ns }, windowNs: 0, spanNs, clockMs, known: samples, revision: `${part.vm}|${part.from}|${part.to}` }, { ofWindow: words, ofSpan: words, ofFaults: whole ? 'of the recording' : 'of this part', column });
+    panels.show({ frame, series: { ...series, endNs: summary.to_ns }, windowNs: 0, spanNs, clockMs, known: samples, revision: `${part.vm}|${part.from}|${part.to}|${zoneName(source.started_wall_ms)}` }, { ofWindow: words, ofSpan: words, ofFaults: whole ? 'of the recording' : 'of this part', column });
   }
 
   /** @param {unknown} error */

@@ -1,8 +1,9 @@
 // @ts-check
 /** What all charts share: the bare layout, the time axis with the window shaded, and ranges that don't jump. */
-import { axisMs, plain } from '../format.mjs';
+import { plain, stamp } from '../format.mjs';
 import { bandsOf, phaseColour } from '../phases.mjs';
 import { faded } from '../theme.mjs';
+import { aheadMs } from '../zone.mjs';
 
 /**
  * What a chart draws from.
@@ -38,17 +39,30 @@ export function layoutOf(palette) {
 /** A time axis shorter than this has fractions of a second on it. */
 const SHORT_NS = 6e9;
 
-/** The moments of the columns on Plotly's date axis. @param {View} view */
-export function times(view) {
-  return view.series.timesNs.map((ns) => axisMs(ns / 1e6 + view.clockMs));
+/**
+ * What places a moment of the host on Plotly's date axis. A picture has one distance from UTC, that of its right edge: an
+ * hour that the clock takes twice would fold the axis.
+ * @param {View} view @returns {(ns: number) => string}
+ */
+export function onAxis({ series, clockMs }) {
+  const shownMs = clockMs + aheadMs(series.endNs / 1e6 + clockMs);
+  return (ns) => stamp(ns / 1e6 + shownMs);
 }
+
+/** The moments of the columns on Plotly's date axis. @param {View} view */
+export const times = (view) => view.series.timesNs.map(onAxis(view));
+
+/** A cell of a heat map as Plotly names it: `pointNumber` is its row and its column. @typedef {{y: number, z: number, pointNumber: [number, number]}} Cell */
+
+/** The clock of a cell's column, as its axis has it. @param {View} view @param {Cell} cell */
+export const cellClock = (view, { pointNumber: [, column] }) => onAxis(view)(view.series.timesNs[column]).slice(11, 19);
 
 /** @param {View} view @param {Palette} palette @param {Record<string, any>} [more] */
 export function timeAxis(view, palette, more = {}) {
-  const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
+  const at = onAxis(view);
   const format = view.spanNs < SHORT_NS ? '%H:%M:%S.%2f' : '%H:%M:%S';
   return {
-    type: 'date', range: [end - view.spanNs / 1e6, end], tickformat: format, hoverformat: format, nticks: 6,
+    type: 'date', range: [at(view.series.endNs - view.spanNs), at(view.series.endNs)], tickformat: format, hoverformat: format, nticks: 6,
     // Measuring labels is slow, and while time moves on they would come and go at the edges.
     ticklabeloverflow: view.frame.at_rest ? 'hide past domain' : 'allow', showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
     ...more,
@@ -73,10 +87,10 @@ export function colourBar(palette, ticks) {
 
 /** The window that the numbers on the page are about, shaded. @param {View} view @param {Palette} palette @param {string} [xref] */
 export function windowShape(view, palette, xref = 'x') {
-  const end = axisMs(view.series.endNs / 1e6 + view.clockMs);
+  const at = onAxis(view);
   return {
     type: 'rect', layer: 'below', xref, yref: `${xref === 'x' ? 'x' : xref} domain`.replace('x', 'y'),
-    x0: end - view.windowNs / 1e6, x1: end, y0: 0, y1: 1, line: { width: 0 }, fillcolor: palette.window,
+    x0: at(view.series.endNs - view.windowNs), x1: at(view.series.endNs), y0: 0, y1: 1, line: { width: 0 }, fillcolor: palette.window,
   };
 }
 
@@ -93,7 +107,7 @@ export function phaseMarks(view, palette, widthPx, { xref = 'x', inside = false,
   const beginNs = view.series.endNs - view.spanNs;
   const bands = bandsOf(view.frame, beginNs, view.series.endNs);
   const yref = `${xref} domain`.replace('x', 'y');
-  const at = (/** @type {number} */ ns) => axisMs(ns / 1e6 + view.clockMs);
+  const at = onAxis(view);
   const shapes = bands.flatMap((band) => {
     const colour = palette.phases[phaseColour(band.name)];
     const shade = { type: 'rect', layer: 'below', xref, yref, x0: at(band.fromNs), x1: at(band.toNs), y0: 0, y1: 1, line: { width: 0 }, fillcolor: faded(colour, 0.13) };

@@ -1,9 +1,9 @@
 // @ts-check
 /** Pages placed over time: for somebody who waited, and ahead of need; over them the bytes that QEMU has left. */
-import { axisMs, bytes, compact, rate, scale } from '../format.mjs';
+import { bytes, compact, rate, scale } from '../format.mjs';
 import { fillsSentence } from '../sentences.mjs';
 import { faded } from '../theme.mjs';
-import { Calm, columnMargin, extent, layoutOf, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
+import { Calm, columnMargin, extent, layoutOf, onAxis, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
 /** Where nothing is drawn on the logarithmic axis: half a page per second. */
 const FLOOR = 0.5;
@@ -43,6 +43,7 @@ export function fillsOverTimeChart() {
 /** QEMU's own line, on an axis of its own at the right. @param {import('./axes.mjs').View} view @param {import('./axes.mjs').Palette} palette */
 function bytesLeft(view, palette) {
   const fromNs = view.series.endNs - view.spanNs;
+  const at = onAxis(view);
   const told = [...(view.known?.of.entries() ?? [])].filter(([, samples]) => samples.some((each) => each.at_ns >= fromNs && typeof each.remaining_bytes === 'number'));
   if (!told.length) return null;
   const points = told.flatMap(([, samples], index) => [...(index ? [{ at_ns: samples[0].at_ns, remaining_bytes: null }] : []), ...samples]);
@@ -50,7 +51,7 @@ function bytesLeft(view, palette) {
   const ticks = scale(Math.max(...y.map((left) => left ?? 0), 1), bytes, 4);
   return {
     trace: {
-      type: 'scatter', mode: 'lines', name: 'left', yaxis: 'y2', x: points.map(({ at_ns: at }) => axisMs(at / 1e6 + view.clockMs)), y, connectgaps: false,
+      type: 'scatter', mode: 'lines', name: 'left', yaxis: 'y2', x: points.map(({ at_ns: ns }) => at(ns)), y, connectgaps: false,
       customdata: y.map((left) => (left === null ? '' : `QEMU: ${bytes(left)} left`)), hovertemplate: '%{customdata}<extra></extra>', line: { color: palette.text, width: 1.75, dash: '6px,3px' },
     },
     axis: { ...valueAxis(palette, ticks, { range: [0, ticks.high * 1.04] }), overlaying: 'y', side: 'right', showgrid: false },

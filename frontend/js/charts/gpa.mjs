@@ -2,7 +2,7 @@
 /** Time × guest memory: which part of it is asked for, in coarse bins, by memslot. */
 import { binary, compact, count } from '../format.mjs';
 import { binAt, edgeOf, memoryOf, slotOf, ticksOf } from '../gpa.mjs';
-import { Calm, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
+import { Calm, cellClock, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Height of a label with some room, px. */
 const LABEL_PX = 30;
@@ -67,12 +67,12 @@ function slotBorders(view, found, palette) {
   return [...begins].filter((row) => row !== null && row > 0).map((row) => ({ type: 'line', layer: 'above', xref: 'x domain', yref: 'y', x0: 0, x1: 1, y0: row, y1: row, line: { color: palette.muted, width: 1, dash: '2px,2px' } }));
 }
 
-/** What the hovered cell says. @param {import('./axes.mjs').View} view @param {{x: string, y: number, z: number}} point */
+/** What the hovered cell says. @param {import('./axes.mjs').View} view @param {import('./axes.mjs').Cell} point */
 export function gpaReadout(view, point) {
   const found = memory(view);
   const bin = found && binAt(found, point.y);
   if (!found || bin === null) return '';
   const slots = slotOf(found, view.frame.memslots ?? [], bin);
   const where = `${binary(bin * found.binBytes)} to ${binary((bin + 1) * found.binBytes)}`;
-  return `${where}${slots ? ` · slot ${slots.join(', ')}` : ''} · ${String(point.x).slice(11, 19)} · ${count(Math.round(10 ** point.z))} faults`;
+  return `${where}${slots ? ` · slot ${slots.join(', ')}` : ''} · ${cellClock(view, point)} · ${count(Math.round(10 ** point.z))} faults`;
 }

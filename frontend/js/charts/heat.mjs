@@ -1,7 +1,7 @@
 // @ts-check
 /** Time × vCPU: the p99 latency of every second, on a logarithmic colour scale. */
 import { decades, duration, plain } from '../format.mjs';
-import { Calm, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
+import { Calm, cellClock, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
 export const TILED_ROWS = 16;
@@ -101,9 +101,9 @@ export function vcpusOf(view) {
   });
 }
 
-/** What the hovered cell says. @param {import('./axes.mjs').View} view @param {{x: string, y: number, z: number}} point */
+/** What the hovered cell says. @param {import('./axes.mjs').View} view @param {import('./axes.mjs').Cell} point */
 export function readout(view, point) {
   const row = vcpusOf(view)[point.y];
   const vm = view.frame.vm === 'all' && row?.vm_name ? `${row.vm_name} ` : '';
-  return `${vm}vCPU ${row?.vcpu ?? point.y} · ${String(point.x).slice(11, 19)} · p99 ${duration(10 ** point.z)}`;
+  return `${vm}vCPU ${row?.vcpu ?? point.y} · ${cellClock(view, point)} · p99 ${duration(10 ** point.z)}`;
 }

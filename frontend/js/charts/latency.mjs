@@ -74,10 +74,10 @@ function lines(view, series, colour, suffix) {
 
 /**
  * One closed outline between two lines for every stretch without a gap, with a null between stretches.
- * @param {number[]} x @param {(number|null)[]} low @param {(number|null)[]} high
+ * @param {string[]} x @param {(number|null)[]} low @param {(number|null)[]} high
  */
 function band(x, low, high) {
-  const outline = { x: /** @type {(number|null)[]} */ ([]), y: /** @type {(number|null)[]} */ ([]) };
+  const outline = { x: /** @type {(string|null)[]} */ ([]), y: /** @type {(number|null)[]} */ ([]) };
   for (let start = 0; start < x.length; start += 1) {
     let end = start;
     while (end < x.length && low[end] !== null && high[end] !== null) end += 1;
