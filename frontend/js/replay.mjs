@@ -15,7 +15,7 @@ const STEPS = 1000;
 
 /**
  * GET /api/v1/replay.
- * @typedef {{id: string|null, at_ns: number, from_ns: number, to_ns: number, speed: number, paused: boolean}} Playing
+ * @typedef {{id: string|null, at_ns: number, from_ns: number, to_ns: number, speed: number, paused: boolean, error?: string|null}} Playing
  */
 
 export class Replay {
@@ -40,8 +40,19 @@ export class Replay {
     const wanted = kind === 'replay';
     if (wanted === this.wanted) return;
     this.wanted = wanted;
-    if (wanted) this.#ask();
-    else this.#take(null);
+    if (wanted) {
+      setText(byId('notice-error'), '');
+      this.#ask();
+    } else this.#over();
+  }
+
+  /** No replay any more: one that ended by itself says why. */
+  async #over() {
+    this.#take(null);
+    try {
+      const { error } = await get('replay');
+      if (error) setText(byId('notice-error'), error);
+    } catch { /* the badge tells if the server has gone */ }
   }
 
   async #ask() {

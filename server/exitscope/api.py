@@ -21,6 +21,7 @@ from .switch import Switch
 from .view import View, named_exits
 from .vms import ALL
 from .window import DEFAULT_WINDOW, WINDOWS
+from .works import Works
 
 router = APIRouter(responses=models.answers(422, 500))
 
@@ -43,8 +44,9 @@ Window = Annotated[
 class Services:
     """What the endpoints work on; one per app."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, works: Works) -> None:
         self._switch = switch
+        self.works = works
         self.hub = switch.hub
         self.started_ns = time.monotonic_ns()
 
@@ -87,11 +89,12 @@ async def health(request: Request) -> models.Health:
     now_ns = time.monotonic_ns()
     connected = at.status.state(now_ns) == "connected"
     return models.Health(
-        status="ok" if connected else "degraded",
+        status="ok" if connected and at.works.well else "degraded",
         version=__version__,
         source=models.Source(**frame.source(at.aggregate, at.status)),
         uptime_ns=now_ns - at.started_ns,
         clients=len(at.hub.clients),
+        failures=[models.Failure.model_validate(failure) for failure in at.works.failures.values()],
     )
 
 

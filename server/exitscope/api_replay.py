@@ -28,6 +28,7 @@ class Replay(BaseModel):
     to_ns: int | None = Field(default=None, description="End of the recording, the same clock, ns.")
     speed: float | None = Field(default=None, description="Seconds of the recording per second.")
     paused: bool | None = Field(default=None, description="Whether time stands still; so it does at the end.")
+    error: str | None = Field(default=None, description="Why the last replay ended by itself; null if it did not.")
 
 
 class WantedReplay(BaseModel):
@@ -50,14 +51,17 @@ def _switch(request: Request) -> Switch:
     return found
 
 
-def _shown(player: Player | None) -> Replay:
-    return Replay.model_validate(player.position()) if player else Replay()
+def _shown(switch: Switch, player: Player | None) -> Replay:
+    shown = Replay.model_validate(player.position()) if player else Replay()
+    shown.error = switch.replay_error
+    return shown
 
 
 @router.get("/replay")
 async def replay(request: Request) -> Replay:
     """What is played now."""
-    return _shown(_switch(request).player)
+    switch = _switch(request)
+    return _shown(switch, switch.player)
 
 
 @router.post("/replay", responses=models.answers(404, 409))
@@ -65,7 +69,8 @@ async def play(request: Request, wanted: WantedReplay) -> Replay:
     """Play a recording, on every page; or change how it is played."""
     switch = _switch(request)
     player = switch.player
-    if player is None or player.file.meta.id != wanted.id:
+    another = player is None or player.file.meta.id != wanted.id
+    if player is None or another:
         file = library(request).open(wanted.id)
         if file.meta.ended_ns <= file.meta.started_ns:
             raise ApiError(409, "empty", f"recording {wanted.id} has no length", "There is nothing to play.")
@@ -73,7 +78,11 @@ async def play(request: Request, wanted: WantedReplay) -> Replay:
     if wanted.at_ns is not None:
         player.seek(wanted.at_ns)
     player.play(wanted.speed, wanted.paused)
-    return _shown(player)
+    if another:
+        await switch.begun(player)
+        if switch.replay_error is not None:
+            raise ApiError(409, "cannot_be_played", switch.replay_error, "Delete the recording, or make it anew.", "id")
+    return _shown(switch, player)
 
 
 @router.delete("/replay", status_code=204, response_class=Response)

@@ -1,7 +1,6 @@
 """The server put together: the only module that knows every stage from source to page."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -29,8 +28,7 @@ from .settings import default_recordings
 from .source import Source
 from .static import Page
 from .switch import Switch
-
-log = logging.getLogger("exitscope")
+from .works import Works
 
 
 def create_app(
@@ -46,18 +44,22 @@ def create_app(
     migration into the library.
     """
     library = library or Library(default_recordings(), Limits(), None)
-    switch = Switch(source, alarm_limits)
+    switch, works = Switch(source, alarm_limits), Works()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        works = [switch.run(), switch.watch(), switch.hub.run(), library.run()]
-        if auto_record:
-            works.append(AutoRecorder(library, lambda: switch.live.migrations).run())
-        tasks = [asyncio.create_task(work) for work in works]
-        for task in tasks:
-            task.add_done_callback(_report)
+        parts = {
+            "the source": switch.run,
+            "the alarms": switch.watch,
+            "the live stream": switch.hub.run,
+            "the recordings": library.run,
+        }
+        if auto_record and library.socket_path:
+            parts["recording by itself"] = AutoRecorder(library, lambda: switch.live.migrations).run
+        tasks = [asyncio.create_task(works.keep(part, work)) for part, work in parts.items()]
         yield
         await library.close()
+        await switch.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -71,7 +73,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.services = Services(switch)
+    app.state.services = Services(switch, works)
     app.state.switch = switch
     app.state.library = library
     errors.install(app)
@@ -91,8 +93,3 @@ def create_app(
     app.mount("/", Page())
     app.add_middleware(Guard, names=tuple(allowed_hosts))
     return app
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("a task of the server ended: %s", error, exc_info=error)

@@ -68,6 +68,7 @@ class AutoRecorder:
             while not waiting.done():
                 await self._look(self._preroll)
                 await asyncio.sleep(_LOOK_S)
+            await waiting
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)

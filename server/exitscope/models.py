@@ -2,7 +2,7 @@
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from .hardware import State
 from .latency import EMPTY
@@ -174,14 +174,28 @@ class Source(BaseModel):
     kernel: str | None = Field(description="Release of its kernel.")
 
 
+class Failure(BaseModel):
+    """A part of the server that ended although it should not, and was started again."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    part: str = Field(description="Which part.")
+    reason: str = Field(description="Why it ended the last time.")
+    times: int = Field(description="How often it has ended since the server started; a count.")
+    at_ns: int = Field(description="When it ended the last time, CLOCK_MONOTONIC of the server's host, ns.")
+
+
 class Health(BaseModel):
     """Whether the server works, and what it is fed by."""
 
-    status: Literal["ok", "degraded"] = Field(description="degraded: the server runs, but no data come.")
+    status: Literal["ok", "degraded"] = Field(
+        description="degraded: the server runs, but no data come, or one of its parts ended within the last minute."
+    )
     version: str = Field(description="Version of exitscope.")
     source: Source = Field(description="Where the data come from.")
     uptime_ns: int = Field(description="Time since the server started, ns.")
     clients: int = Field(description="Pages connected now.")
+    failures: list[Failure] = Field(default=[], description="Parts that ended since the server started.")
 
 
 class PassedOver(BaseModel):

@@ -57,6 +57,7 @@ class Library:
     scenario: Scenario
     recordings: dict[str, FakeRecording] = field(default_factory=dict)
     playing: Json | None = None
+    replay_error: str | None = None
     asked: list[Json] = field(default_factory=list)  # every POST and DELETE, for tests
     _numbers: Any = field(default_factory=count)
 
@@ -70,6 +71,10 @@ class Library:
         made = FakeRecording(f"r{number}", name, started_wall_ms=time.time() * 1e3 - 3.6e6 * (number + 1), **more)
         self.recordings[made.id] = made
         return made
+
+    def fail(self, reason: str) -> None:
+        """The replay ends by itself."""
+        self.playing, self.replay_error, self.scenario.kind = None, reason, "live"
 
     def routes(self) -> list[Route]:
         """Of the API under /api/v1."""
@@ -242,7 +247,7 @@ class Library:
             self.playing |= {name: body[name] for name in ("at_ns", "speed", "paused") if name in body}
             self.scenario.kind = "replay"
         if self.playing is None:
-            return JSONResponse({"id": None})
+            return JSONResponse({"id": None, "error": self.replay_error})
         self._advance(self.playing)
         return JSONResponse({name: value for name, value in self.playing.items() if name != "_at"})
 

@@ -208,6 +208,16 @@ def test_replay_plays_pauses_seeks_and_goes_back_to_live(server: FeedServer, ope
     expect(page.locator("#pause")).to_be_visible()
 
 
+def test_a_replay_that_fails_says_why(server: FeedServer, open_page: Open) -> None:
+    page = open_page(server.url + "recordings.html").page
+    page.locator(ROWS).nth(1).get_by_role("button", name="Replay").click()
+    expect(page.locator("#replay-bar")).to_be_visible()
+    server.feed.library.fail("the replay of after the patch ended: the recording is damaged")
+    expect(page.locator("#notice-error")).to_have_text("the replay of after the patch ended: the recording is damaged")
+    expect(page.locator("#replay-bar")).to_be_hidden()
+    expect(page.locator("#badge-label")).to_have_text("LIVE")
+
+
 def test_a_replay_that_ended_plays_again_from_the_beginning(server: FeedServer, open_page: Open) -> None:
     page = open_page(server.url + "recordings.html").page
     page.locator(ROWS).first.get_by_role("button", name="Replay").click()

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from exitscope.aggregate import Aggregate
 from exitscope.app import create_app
 from exitscope.errors import UserError
+from exitscope.recordings.counters import CounterLog
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.finish import finish
 from exitscope.recordings.library import Library, Limits
@@ -136,6 +137,75 @@ def test_the_replay_ends_where_the_live_run_ended(tmp_path: Path) -> None:
     assert (kernel[0] == kernel[1]).all()
 
 
+def busy_host(tmp_path: Path, vm: str | None) -> RecordingFile:
+    """A recording of one VM or of all, on a host of twelve VMs of three vCPUs, half of which appear after the start."""
+    feeder = Feeder()
+    vms = [feeder.add_vm(number, 3, id=f"vm{number}") for number in range(1, 7)]
+    messages = [*feeder.welcome(), feeder.totals(S)]
+    for number in range(7, 13):
+        vms.append(feeder.add_vm(number, 3, id=f"vm{number}"))
+        feeder.time_ns += S
+        for one in vms:
+            for vcpu in range(3):
+                feeder.faults(one, vcpu, np.array([10_000, 20_000]))
+            feeder.fill(one, "COPY", 6)
+            if vm in (None, one.id):  # as recorder.py does
+                messages.append(feeder.records(one, [10_000, 20_000], seen=4))
+        messages += [feeder.vms_message(), feeder.totals(0)]
+    writer = SpoolWriter(tmp_path / "busy.spool", head("busy", "", vm))
+    writer.frames(b"".join(map(encode, messages)))
+    writer.end("finished", "")
+    writer.close()
+    finish(str(tmp_path / "busy.spool"), str(tmp_path / "busy.parquet"))
+    return RecordingFile.open(tmp_path / "busy.parquet")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["now", "as it was once written"])
+@pytest.mark.parametrize("vm", [None, "vm3"])
+@pytest.mark.parametrize("later_ns", [0, 4 * S])
+def test_a_busy_hosts_recording_plays(
+    tmp_path: Path, vm: str | None, later_ns: int, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old:  # the counters of all VMs of the host are in it
+        pack = CounterLog.pack
+        monkeypatch.setattr(CounterLog, "pack", lambda self, owners, _vms: pack(self, owners))
+    file = busy_host(tmp_path, vm)
+    messages = played(file, file.meta.started_ns + later_ns, file.meta.ended_ns)
+    for message in messages:
+        encode(message)
+    last = messages[-1].arrays
+    assert len(last["vcpus"]) == (36 if vm is None else 3)
+    assert [one["id"] for one in messages[-2].meta["vms"]] == ([f"vm{n}" for n in range(1, 13)] if vm is None else [vm])
+    counts = file.meta.totals.stop.vms
+    for row in last["vcpus"]:
+        of = messages[-2].meta["vms"][int(row["vm"]) - 1]["id"]
+        stop = next(vcpu for vcpu in counts[of].vcpus if vcpu.vcpu == row["vcpu"])
+        assert row["series"]["count"][MODE_UFFD] <= stop.faults["uffd"]
+    fills = {messages[-2].meta["vms"][int(row["vm"]) - 1]["id"]: int(row["fills_demand"][1]) for row in last["vms"]}
+    assert fills == {
+        of: said.fills_demand.get("COPY", 0) - counts_before(file, of) for of, said in counts.items()
+    }  # since the recording began
+
+
+def counts_before(file: RecordingFile, vm: str) -> int:
+    """COPY fills before the recording began."""
+    before = file.meta.totals.start.vms.get(vm)
+    return before.fills_demand.get("COPY", 0) if before else 0
+
+
+def test_open_faults_of_new_rows_are_shown(tmp_path: Path) -> None:
+    """More rows than the arrays began with, first seen in faults that are still open."""
+    records = synthetic_records(40, vcpus=40)
+    records["serve_ns"] = 100 * S
+    file = write_recording(tmp_path / "a.parquet", records)
+    file.meta.vms[0].vcpus.clear()
+    file.meta.totals.start.vms.clear()
+    synthesis = Synthesis(file, START_NS)
+    synthesis.welcome()
+    totals = synthesis.advance(START_NS + 11 * S)[-1]
+    assert sorted(totals.arrays["vcpus"]["open_since_ns"].tolist()) == sorted(records["begin_ns"].tolist())
+
+
 def test_starting_later_has_counted_what_was_before(tmp_path: Path) -> None:
     file, _ = real_looking(tmp_path)
     at_ns = file.meta.started_ns + 10 * S
@@ -184,11 +254,11 @@ def until(client: TestClient, path: str, condition: Any) -> Any:
 
 def test_play_seek_pause_and_back_to_live(client: TestClient, file: RecordingFile) -> None:
     recording_id = file.meta.id
-    nothing = dict.fromkeys(("id", "at_ns", "from_ns", "to_ns", "speed", "paused"))
+    nothing = dict.fromkeys(("id", "at_ns", "from_ns", "to_ns", "speed", "paused", "error"))
     assert client.get("/api/v1/replay").json() == nothing
     answer = client.post("/api/v1/replay", json={"id": recording_id, "at_ns": START_NS + 50 * S, "paused": True}).json()
     assert answer == {"id": recording_id, "at_ns": START_NS + 50 * S, "from_ns": START_NS,
-                      "to_ns": file.meta.ended_ns, "speed": 1.0, "paused": True}  # fmt: skip
+                      "to_ns": file.meta.ended_ns, "speed": 1.0, "paused": True, "error": None}  # fmt: skip
     until(client, "/api/v1/vms", lambda answer: [vm["id"] for vm in answer["vms"]] == ["4001-77"])
     until(client, "/api/v1/vms", lambda answer: answer["vms"] and answer["vms"][0]["faults"]["uffd"] > 1500)
     before = int((synthetic_records(4000, seconds=100)["begin_ns"].astype(np.int64) < START_NS + 50 * S).sum())
@@ -216,6 +286,30 @@ def test_play_seek_pause_and_back_to_live(client: TestClient, file: RecordingFil
     assert client.get("/api/v1/replay").json() == nothing
     assert [vm["id"] for vm in client.get("/api/v1/vms").json()["vms"]] == ["live-vm"], "as if nothing had been"
     assert client.get("/api/v1/health").json()["source"]["kind"] != "replay"
+
+
+def test_a_replay_that_fails_ends_with_its_reason(
+    client: TestClient, file: RecordingFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Synthesis, time_ns: int) -> list[Message]:
+        if self.meta.note == "later" and time_ns < START_NS + 2 * S:
+            return advance(self, time_ns)
+        raise IndexError("row 16")
+
+    advance = Synthesis.advance
+    monkeypatch.setattr(Synthesis, "advance", broken)
+    answer = client.post("/api/v1/replay", json={"id": file.meta.id, "at_ns": START_NS + 5 * S})
+    assert answer.status_code == 409 and answer.json()["error"]["code"] == "cannot_be_played"
+    reason = "the replay of test ended: IndexError: row 16"
+    assert answer.json()["error"]["message"] == reason
+    assert client.get("/api/v1/replay").json()["error"] == reason
+    assert client.get("/api/v1/health").json()["source"]["kind"] != "replay", "the source is shown again"
+    assert [vm["id"] for vm in client.get("/api/v1/vms").json()["vms"]] == ["live-vm"]
+
+    client.app.state.library.open(file.meta.id).meta.note = "later"  # type: ignore[attr-defined]
+    assert client.post("/api/v1/replay", json={"id": file.meta.id, "speed": 20}).status_code == 200
+    ended = until(client, "/api/v1/replay", lambda answer: answer["id"] is None)
+    assert ended["error"] == reason
 
 
 def test_deleting_what_plays_ends_the_replay(client: TestClient, file: RecordingFile) -> None:

@@ -9,8 +9,7 @@ from ..migrations.models import MigrationFills
 from ..placing import placing_columns
 from ..query.ticks import tick_width_ns
 from ..recordings import counters as columns
-from ..recordings.counters import Counters
-from ..recordings.file import COUNTERS_KEY, RecordingFile
+from ..recordings.file import RecordingFile
 from .models import ReportFills, ReportMemory, ReportMemslot
 from .records import Records
 
@@ -27,7 +26,7 @@ _TICKS_PER_COLUMN: Final = 3
 
 def fills(recording: RecordingFile, vm: str, span_ns: tuple[int, int], total: MigrationFills) -> ReportFills | None:
     """Over the intervals of the recording's counters that the migration touches. total: as the kernel counted."""
-    log = Counters.unpack(recording.extra(COUNTERS_KEY))
+    log = recording.counters()
     if log is None:
         return None
     first = max((span_ns[0] - log.started_ns) // log.interval_ns, 0)

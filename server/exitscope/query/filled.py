@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..placing import placing_columns
-from ..recordings.counters import BACKGROUND, DEMAND, Counters
-from ..recordings.file import COUNTERS_KEY, RecordingFile
+from ..recordings.counters import BACKGROUND, DEMAND
+from ..recordings.file import RecordingFile
 from .scan import Part
 
 KINDS: Final = ("demand", "background")
@@ -21,7 +21,7 @@ def fills(recording: RecordingFile, part: Part, vm: str | None, faults: _Int64s)
     Where ticks are shorter than what was counted at once, that is shared out: demand fills as the faults are, (ticks,)
     counts, background fills evenly.
     """
-    log = Counters.unpack(recording.extra(COUNTERS_KEY))
+    log = recording.counters()
     if log is None:
         return [None] * part.ticks
     mine = np.array([owner.vcpu is None and vm in (None, owner.vm) for owner in log.owners] or [False])

@@ -12,8 +12,7 @@ from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import EXIT_NAMES, MODES, RESOLVERS, SERIES, STAGE_SERIES
 
 from ..recordings import counters as columns
-from ..recordings.counters import Counters
-from ..recordings.file import COUNTERS_KEY, RecordingFile
+from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordingMeta, VcpuTotals, VmTotals
 from .scan import Key
 
@@ -82,7 +81,7 @@ def part(recording: RecordingFile, from_ns: int, to_ns: int) -> Totals | None:
     None if the recording does not have what was counted meanwhile.
     """
     found = Totals()
-    log = Counters.unpack(recording.extra(COUNTERS_KEY))
+    log = recording.counters()
     if log is None:
         return None
     middle_ns = log.started_ns + np.arange(len(log.edges) - 1) * log.interval_ns + log.interval_ns // 2

@@ -6,6 +6,7 @@ the longer the recording, the coarser, and never larger.
 
 import base64
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,10 +78,10 @@ class CounterLog:
             self._open = np.concatenate((self._open, np.zeros((owner + 8 - len(self._open), WIDTH), np.int64)))
         self._open[owner, columns] += deltas
 
-    def pack(self, owners: list[Owner]) -> bytes:
-        """As text for the footer."""
+    def pack(self, owners: list[Owner], vms: Container[str] | None = None) -> bytes:
+        """As text for the footer. vms: ids of those that the recording is of; None: all."""
         self._close()
-        entries = _joined(self._closed)
+        owners, entries = _of(owners, _joined(self._closed), vms)
         columns = [np.ascontiguousarray(entries[name]) for name in _ENTRY.names or ()]
         columns[0] = np.diff(columns[0], prepend=np.uint32(0)).astype("<u4")
         raw = b"".join(column.tobytes() for column in columns)
@@ -131,8 +132,8 @@ class Counters:
     edges: npt.NDArray[np.int64]
 
     @classmethod
-    def unpack(cls, text: bytes) -> "Counters | None":
-        """None for b"" or what is no counters."""
+    def unpack(cls, text: bytes, vms: Container[str] | None = None) -> "Counters | None":
+        """None for b"" or what is no counters. vms: ids of those that are wanted; None: all."""
         said_text, _, packed = text.partition(b"\n")
         try:
             said = json.loads(said_text)
@@ -150,8 +151,21 @@ class Counters:
             offset += count * itemsize
         entries["interval"] = np.cumsum(entries["interval"], dtype=np.uint32)
         last = int(entries["interval"].max(initial=0))
+        owners, entries = _of(owners, entries, vms)
         edges = np.searchsorted(entries["interval"], np.arange(last + 2))
         return cls(started_ns, interval_ns, isa, owners, entries, edges)
+
+
+def _of(
+    owners: list[Owner], entries: npt.NDArray[Any], vms: Container[str] | None
+) -> tuple[list[Owner], npt.NDArray[Any]]:
+    """Those of these VMs, numbered anew."""
+    wanted = np.array([vms is None or owner.vm in vms for owner in owners], bool)
+    if wanted.all():
+        return owners, entries
+    entries = entries[wanted[entries["owner"]]]
+    entries["owner"] = (np.cumsum(wanted) - 1)[entries["owner"]]
+    return [owner for owner, there in zip(owners, wanted.tolist(), strict=True) if there], entries
 
 
 def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:

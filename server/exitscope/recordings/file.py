@@ -19,6 +19,7 @@ from exitscope_probes.records import SERIES
 
 from ..errors import UserError
 from .columns import FILE_SCHEMA, HVA_BASE, to_file, to_table
+from .counters import Counters
 from .digest import DIGEST_KEY, Digest, DigestLog
 from .meta import RecordingMeta
 
@@ -94,6 +95,13 @@ class RecordingFile:
     def digest(self) -> Digest | None:
         """Sums per slot of time; None if it has none, because it is small or old."""
         return Digest.find(self.path, self._extra.get(DIGEST_KEY, b""))
+
+    def counters(self) -> Counters | None:
+        """What the kernel counted second by second, of the VMs that the recording is of; None if it has none.
+
+        Recordings of one VM used to hold all VMs' counters.
+        """
+        return Counters.unpack(self.extra(COUNTERS_KEY), {vm.id for vm in self.meta.vms})
 
     def extra(self, key: bytes) -> bytes:
         """Another value of the footer, b"" if it has none."""

@@ -90,7 +90,7 @@ def finish(spool_path: str, path: str) -> RecordingMeta:
             meta.records = writer.records
             _conclude(meta, survey)
             owners = conditions.owners(survey)
-            counters = survey.log.pack(owners) if survey.log else b""
+            counters = survey.log.pack(owners, {vm.id for vm in meta.vms}) if survey.log else b""
             writer.close(meta, _histograms(survey, meta), counters)
         pa.default_memory_pool().release_unused()
         os.replace(part, path)

@@ -36,8 +36,8 @@ class Position:
 class Player:
     """Plays `file`. again: from the beginning when it has ended, for ever; else it rests at the end.
 
-    fresh: called before the first message and whenever time jumps: what was told before is void; settled: called when
-    the jump is over.
+    shown: set once the page shows what was asked for first. fresh: called before the first message and whenever time
+    jumps: what was told before is void; settled: called when the jump is over.
     """
 
     def __init__(self, file: RecordingFile, status: Status, again: bool = False) -> None:
@@ -53,6 +53,7 @@ class Player:
         self._at_ns = self._begun_ns = self._from_ns
         self._target_ns: int | None = self._from_ns
         self._changed = asyncio.Event()
+        self.shown = asyncio.Event()
 
     def position(self) -> Position:
         """Where it is; after a `seek`, where it is going to."""
@@ -74,11 +75,11 @@ class Player:
 
     async def run(self, handle: Handler) -> None:
         """Every message of the recording, when it is due."""
-        synthesis = Synthesis(self.file, self._from_ns)
+        synthesis: Synthesis | None = None
         played = time.monotonic()
         while True:
-            if self._target_ns is not None:
-                target_ns, self._target_ns = self._target_ns, None
+            if self._target_ns is not None or synthesis is None:
+                target_ns, self._target_ns = self._from_ns if self._target_ns is None else self._target_ns, None
                 synthesis = await self._start(handle, target_ns)
                 played = time.monotonic()
             now = time.monotonic()
@@ -104,6 +105,7 @@ class Player:
         self._at_ns = self._begun_ns = before_ns
         await self._go(handle, synthesis, at_ns)
         self.settled()
+        self.shown.set()
         return synthesis
 
     async def _go(self, handle: Handler, synthesis: Synthesis, until_ns: int) -> None:

@@ -39,10 +39,9 @@ from .counters import (
     STALL_NS,
     SUMS_NS,
     WIDTH,
-    Counters,
 )
 from .ending import Ending
-from .file import COUNTERS_KEY, RecordingFile
+from .file import RecordingFile
 from .tally import Records, hardware_cells, tally
 
 _KERNEL: Final = slice(MODE_KERNEL, MODE_KERNEL + 1)
@@ -73,13 +72,19 @@ class Synthesis:
         for vm in self.meta.vms:
             for vcpu in vm.vcpus:
                 self._slot(self._numbers[vm.id], vcpu.vcpu, vcpu.tid)
-        self._counters = Counters.unpack(file.extra(COUNTERS_KEY))
+        self._counters = file.counters()
         self._counted = np.zeros((len(self._counters.owners) if self._counters else 0, WIDTH), np.int64)
         self._interval = 0
         self._hardware = np.empty(0, HARDWARE_DTYPE)
         self._first = {
             (vm_id, vcpu.vcpu): vcpu for vm_id, vm in self.meta.totals.start.vms.items() for vcpu in vm.vcpus
         }
+        # Everybody that the footer names has its row now: arrays do not grow while one of their rows is written to.
+        for owner in self._counters.owners if self._counters else ():
+            if owner.vcpu is None:
+                _ = self._numbers[owner.vm]
+            else:
+                self._slot(self._numbers[owner.vm], owner.vcpu, owner.tid)
         self._set_start()
         # Counters, if the recording has some, have counted what ended before from_ns.
         self._faults = Ending(file, from_ns, self._numbers, self._tally_before if self._counters is None else None)
@@ -176,7 +181,8 @@ class Synthesis:
         np.add.at(before, (entries["owner"], entries["column"]), entries["delta"])
         for owner, values in zip(at.owners, before, strict=True):
             if owner.vcpu is not None:
-                row = self._rows[self._slot(self._numbers[owner.vm], owner.vcpu, owner.tid)]["series"]
+                slot = self._slot(self._numbers[owner.vm], owner.vcpu, owner.tid)
+                row = self._rows["series"][slot]
                 row["count"] += values[COUNTS].astype(np.uint64)
                 row["sum_ns"] += values[SUMS_NS].astype(np.uint64)
 
@@ -237,12 +243,12 @@ class Synthesis:
         return Message(Kind.VMS, self.time_ns, {"vms": listed})
 
     def _totals(self, changed: npt.NDArray[np.int64], snapshot: bool) -> Message:
-        used = len(self._slots)
-        rows = self._rows[:used].copy()
         open_ones = self._faults.open
         waiting = open_ones[open_ones["waiter"] == WAITER_VCPU]
-        if len(waiting):
-            rows["open_since_ns"][self._slots_of(waiting)] = waiting["begin_ns"]
+        waiting_slots = self._slots_of(waiting)  # may be new ones
+        used = len(self._slots)
+        rows = self._rows[:used].copy()
+        rows["open_since_ns"][waiting_slots] = waiting["begin_ns"]
         cells = np.zeros(len(changed), CELL_DTYPE)
         cells["cell"], cells["count"] = changed, self._cells.reshape(-1)[changed]
         arrays = {"slots": np.arange(used, dtype="<u4"), "vcpus": rows, "vms": self._fills(), "cells": cells}
