@@ -36,15 +36,32 @@ class RecordingEntry(BaseModel):
     vms: list[str] = Field(description="Names of the VMs in it; while it runs, the id of the only VM that it is about.")
     note: str = Field(description="One sentence on what is special; empty if nothing is.")
     migrations: int = Field(default=0, description="Migrations in it, each with a report; 0 while it runs. A count.")
+    made_here: bool = Field(
+        default=False,
+        description="A server made it in this folder: the limits are about it. What was copied here is never deleted.",
+    )
 
 
 class RecordingLimits(BaseModel):
-    """When recordings are deleted by themselves, oldest first; one that runs ends when it alone exceeds max_bytes."""
+    """When recordings made here are deleted, oldest first; one that runs ends when it alone exceeds max_bytes."""
 
-    max_bytes: int = Field(description="Bytes of all recordings together; 0: no limit.")
-    max_age_ns: int = Field(description="Age of a recording, ns; 0: no limit.")
-    used_bytes: int = Field(description="Bytes that they take now.")
+    max_bytes: int = Field(description="Bytes of all recordings made here together; 0: no limit.")
+    max_age_ns: int = Field(description="Age of a recording by the folder's own clock, ns; 0: no limit.")
+    used_bytes: int = Field(description="Bytes that those made here take now.")
     directory: str = Field(description="Where they are kept.")
+
+
+class DeletedRecording(BaseModel):
+    """A recording that was deleted to keep the limits."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str = Field(description="Its id.")
+    name: str = Field(description="What it was called; may be empty.")
+    started_wall_ms: int = Field(description="When it began, ms since 1970.")
+    bytes: int = Field(description="Bytes that it took.")
+    deleted_wall_ms: int = Field(description="When it was deleted, ms since 1970.")
+    why: str = Field(description="Why, in one sentence.")
 
 
 class Recordings(BaseModel):
@@ -52,6 +69,9 @@ class Recordings(BaseModel):
 
     recordings: list[RecordingEntry] = Field(description="Newest first.")
     limits: RecordingLimits = Field(description="What is kept, and for how long.")
+    deleted: list[DeletedRecording] = Field(
+        default=[], description="The last that were deleted by themselves since the server started, newest first."
+    )
 
 
 class NewRecording(BaseModel):
@@ -87,9 +107,10 @@ async def recordings(request: Request) -> Recordings:
         limits=RecordingLimits(
             max_bytes=at.limits.max_bytes,
             max_age_ns=at.limits.max_age_ns,
-            used_bytes=sum(entry.bytes for entry in listed),
+            used_bytes=sum(entry.bytes for entry in listed if entry.made_here),
             directory=str(at.shelf.directory),
         ),
+        deleted=[DeletedRecording.model_validate(one) for one in reversed(at.deleted)],
     )
 
 

@@ -225,8 +225,7 @@ def _finish(spool: Path, file: Path, shared: bool) -> None:
     try:
         meta = finish(str(spool), str(file))
     except SpoolError as error:
-        spool.unlink(missing_ok=True)
-        raise UserError(f"nothing was recorded: {error}") from None
+        raise UserError(f"nothing was recorded: {error}; what there is stays in {spool}") from None
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; what was recorded is in {spool}") from None
     spool.unlink()

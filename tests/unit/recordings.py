@@ -1,11 +1,15 @@
 """Small finished recordings from synthetic records, whose every number is known."""
 
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from exitscope.recordings.clock import NAME as CLOCK
+from exitscope.recordings.clock import FolderClock
 from exitscope.recordings.file import HISTOGRAM_CELL_DTYPE, RecordingFile, RecordingWriter
 from exitscope.recordings.meta import (
     Handler,
@@ -33,6 +37,7 @@ from exitscope_probes.records import (
 
 VM = "4001-77"
 START_NS = 1_000_000_000_000
+HOUR_NS = 3600 * 1_000_000_000
 STAGES = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
 
 
@@ -171,3 +176,13 @@ def write_recording(
             writer.write(records[first : first + row_group], {1: meta.vms[0].id if meta.vms else VM})
         writer.close(meta, cells)
     return RecordingFile.open(path)
+
+
+def folder_of_age(directory: Path, passed_ns: int) -> str:
+    """Make the clock of a recordings folder that a server has used for so long; returns the folder's id."""
+    directory.mkdir(exist_ok=True)
+    FolderClock(directory).now()
+    kept = json.loads((directory / CLOCK).read_text())
+    kept |= {"passed_ns": passed_ns, "boottime_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME)}
+    (directory / CLOCK).write_text(json.dumps(kept))
+    return str(kept["id"])

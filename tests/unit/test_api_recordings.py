@@ -37,7 +37,7 @@ def client(tmp_path: Path, collector: Path) -> Iterator[TestClient]:
 
 def test_start_list_stop_look_at_and_delete(client: TestClient, tmp_path: Path) -> None:
     assert client.get("/api/v1/recordings").json() == {
-        "recordings": [],
+        "recordings": [], "deleted": [],
         "limits": {"max_bytes": 1 << 30, "max_age_ns": 3600 * S, "used_bytes": 0,
                    "directory": str(tmp_path / "recordings")},
     }  # fmt: skip
@@ -56,9 +56,9 @@ def test_start_list_stop_look_at_and_delete(client: TestClient, tmp_path: Path) 
     assert meta["vms"][0]["id"] == "fake-1" and meta["cpu_model"] and meta["complete"]
     directory = tmp_path / "recordings"
     assert directory.stat().st_mode & 0o777 == 0o700
-    assert [path.stat().st_mode & 0o777 for path in directory.iterdir()] == [0o600]
+    assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
     assert client.delete(f"/api/v1/recordings/{recording_id}").status_code == 204
-    assert list(directory.iterdir()) == []
+    assert [path.name for path in directory.iterdir()] == [".shelf"]
     assert client.get(f"/api/v1/recordings/{recording_id}").status_code == 404
 
 
@@ -119,7 +119,7 @@ def test_without_a_collector_nothing_is_recorded_and_nothing_left(tmp_path: Path
         answer = on.post("/api/v1/recordings")
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "no_collector")
         assert on.get("/api/v1/recordings").json()["recordings"] == []
-    assert list((tmp_path / "recordings").iterdir()) == []
+    assert [path.name for path in (tmp_path / "recordings").iterdir()] == [".shelf"]
 
 
 def test_the_server_ends_in_order_with_a_recording_running(tmp_path: Path, collector: Path) -> None:

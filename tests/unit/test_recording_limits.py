@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from exitscope.recordings.library import Library, Limits
 
 from .fake_collector import FakeCollector
 from .recording_processes import WAIT_S, S, fake_collector, in_thread, numbers_in
-from .recordings import write_recording
+from .recordings import HOUR_NS, folder_of_age, write_recording
 
 
 @pytest.fixture
@@ -108,15 +107,21 @@ def test_a_recording_that_cannot_be_finished_says_so_and_is_tried_again(
 
 
 def test_limits_delete_the_oldest_first(tmp_path: Path) -> None:
-    now_ms = time.time_ns() // 1_000_000
+    folder = folder_of_age(tmp_path, 10 * HOUR_NS)
     for number in range(4):
-        write_recording(tmp_path / f"r{number}.parquet", started_wall_ms=now_ms - number * 3_600_000)
+        write_recording(
+            tmp_path / f"r{number}.parquet", id=f"r{number}", shelf=folder, shelved_ns=(10 - number) * HOUR_NS - S
+        )
     size = (tmp_path / "r0.parquet").stat().st_size
     library = Library(tmp_path, Limits(max_bytes=2 * size + size // 2), None)
     library.keep_limits()
-    assert [entry.id for entry in library.entries()] == ["r0", "r1"]
-    Library(tmp_path, Limits(max_age_ns=1800 * S), None).keep_limits()
+    assert {entry.id for entry in library.entries()} == {"r0", "r1"}
+    assert [one.id for one in library.deleted] == ["r3", "r2"]
+    assert "the oldest" in library.deleted[0].why and library.deleted[0].bytes == size
+    library = Library(tmp_path, Limits(max_age_ns=1800 * S), None)
+    library.keep_limits()
     assert [entry.id for entry in library.entries()] == ["r0"]
+    assert [one.why for one in library.deleted] == ["it is 3601 s old, and 1800 s are allowed"]
     Library(tmp_path, Limits(), None).keep_limits()
     assert len(library.entries()) == 1
 

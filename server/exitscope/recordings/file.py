@@ -22,6 +22,7 @@ from .columns import FILE_SCHEMA, HVA_BASE, to_file, to_table
 from .counters import Counters
 from .digest import DIGEST_KEY, Digest, DigestLog
 from .meta import RecordingMeta
+from .plainfile import open_regular
 
 META_KEY: Final = b"exitscope"
 HISTOGRAMS_KEY: Final = b"exitscope.histograms"
@@ -57,11 +58,11 @@ class RecordingFile:
     _extra: Mapping[bytes, bytes]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "RecordingFile":
-        """Reads the footer only. Raises UserError if it is no recording, saying why."""
+    def open(cls, path: str | os.PathLike[str], follow: bool = True) -> "RecordingFile":
+        """Reads the footer only. follow: links, too. Raises UserError if it is no recording, saying why."""
         path = os.fspath(path)
         try:
-            with open(path, "rb") as file:
+            with os.fdopen(open_regular(path, follow), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 metadata = pq.read_metadata(file).metadata or {}
         except OSError as error:

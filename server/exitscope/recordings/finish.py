@@ -25,7 +25,7 @@ from . import conditions
 from .columns import to_table
 from .file import HISTOGRAM_CELL_DTYPE, ROW_GROUP, RecordingWriter
 from .load import Running
-from .meta import Gap, RecordingMeta, State
+from .meta import Gap, RecordingMeta, State, origin
 from .retrace import Retrace
 from .spool import Block, Kind, SpoolError, read_spool
 from .survey import Survey
@@ -70,7 +70,8 @@ class _Pieces:
 def finish(spool_path: str, path: str) -> RecordingMeta:
     """Write the recording of a spool to `path` (made whole before it appears there); the spool stays.
 
-    Returns what the file says about itself. Raises SpoolError if nothing can be read, OSError if it cannot be written.
+    Returns what the file says about itself. Raises SpoolError if there is nothing in it, OSError if it cannot be
+    read, or the file not be written.
     """
     retrace, running = Retrace(), Running()
     survey, head, end, late_ns, late = _first_pass(spool_path, retrace, running)
@@ -214,6 +215,7 @@ def _meta(survey: Survey, head: dict[str, Any], end: dict[str, Any] | None) -> R
     only = conditions.only(head, end, survey)
     hello = survey.hello
     cpus = hello.get("cpus")
+    shelf, shelved_ns = origin(head)
     return RecordingMeta(
         id=str(head.get("id", "")),
         name=str(head.get("name", "")),
@@ -221,6 +223,8 @@ def _meta(survey: Survey, head: dict[str, Any], end: dict[str, Any] | None) -> R
         started_ns=survey.started_ns or 0,
         ended_ns=max(survey.ended_ns, 0 if _is_whole(end) else survey.last_ns),
         started_wall_ms=int(head.get("started_wall_ms") or 0),
+        shelf=shelf,
+        shelved_ns=shelved_ns,
         host=str(hello.get("host") or "") or None,
         kernel=str(hello.get("kernel") or "") or None,
         cpus=cpus if isinstance(cpus, int) else None,

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from ..errors import ApiError
@@ -29,11 +31,16 @@ MAX_NAME: Final = 120
 _BEGIN_S: Final = 3.0
 _STOP_S: Final = 60.0
 _UPKEEP_S: Final = 5.0
+_MAX_WAIT_S: Final = 300.0
+_DELETED_TOLD: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_bytes of all recordings together; max_age_ns since a recording began. 0: no limit."""
+    """Of the recordings that the server made in its folder, those copied there left alone. 0: no limit.
+
+    max_bytes of all together; max_age_ns since a recording began, by the folder's own clock (clock.py).
+    """
 
     max_bytes: int = 0
     max_age_ns: int = 0
@@ -41,7 +48,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recording, as listed. vms: names for a person; migrations: how many it has seen."""
+    """One recording, as listed. vms: names for a person; migrations: how many it has seen.
+
+    made_here: by a server, in its folder: the limits are about these. shelved_ns: when, by the folder's own clock.
+    """
 
     id: str
     name: str
@@ -53,6 +63,20 @@ class Entry:
     vms: list[str]
     note: str
     migrations: int = 0
+    made_here: bool = False
+    shelved_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A recording that was deleted to keep the limits. why: one sentence."""
+
+    id: str
+    name: str
+    started_wall_ms: int
+    bytes: int
+    deleted_wall_ms: int
+    why: str
 
 
 @dataclass(slots=True, eq=False)
@@ -61,9 +85,26 @@ class _Running:
     name: str
     vm: str | None
     started_wall_ms: int
+    shelved_ns: int
     task: asyncio.Task[None] | None = None
     finishing: bool = False
     unwanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """When to try to finish a recording again: soon after the first time, then less and less often."""
+
+    due_s: float = 0.0
+    wait_s: float = _UPKEEP_S / 2
+
+    def later(self) -> "_Again":
+        wait_s = min(2 * self.wait_s, _MAX_WAIT_S)
+        return _Again(time.monotonic() + wait_s, wait_s)
+
+
+_NEVER: Final = _Again(due_s=inf)
+"""Nothing changes by trying again: the next server does once more."""
 
 
 class Library:
@@ -75,20 +116,19 @@ class Library:
         self._socket_path = socket_path
         self._running: dict[str, _Running] = {}
         self._one_finish = asyncio.Lock()
+        self._again: dict[str, _Again] = {}  # recordings that could not be finished yet
+        self._no_limits: str | None = None  # why they cannot be kept now
+        self.deleted: deque[Deleted] = deque(maxlen=_DELETED_TOLD)
 
     async def run(self) -> None:
-        """Recover what a killed server left, then keep the limits, until cancelled."""
-        with suppress(OSError):
-            self.shelf.try_again()
+        """Recover what a killed server left or could not be finished, and keep the limits, until cancelled."""
         while True:
             for recording_id in self.shelf.orphans():
-                if recording_id not in self._running:
+                again = self._again.get(recording_id)
+                if recording_id not in self._running and (again is None or time.monotonic() >= again.due_s):
                     log.info("recovering the recording %s", recording_id)
                     await self._finish(recording_id)
-            try:
-                self.keep_limits()
-            except OSError as error:
-                log.warning("recordings cannot be kept within their limits: %s", error)
+            self.keep_limits()
             await asyncio.sleep(_UPKEEP_S)
 
     async def close(self) -> None:
@@ -134,17 +174,17 @@ class Library:
         if len(self._running) >= MAX_RUNNING:
             raise ApiError(409, "too_many_recordings", f"{MAX_RUNNING} recordings run already", "Stop one of them.")
         recording_id = new_id()
-        said = head(recording_id, name, vm)
-        if opening is not None:
-            said["started_wall_ms"] -= (time.monotonic_ns() - opening.since_ns) // 1_000_000
         try:
             self.shelf.make()
+            said = head(recording_id, name, vm, self.shelf.clock.now())
+            if opening is not None:
+                said["started_wall_ms"] -= (time.monotonic_ns() - opening.since_ns) // 1_000_000
             spool = SpoolWriter(self.shelf.path(recording_id, "spool"), said)
         except OSError as error:
             why = f"cannot write to {self.shelf.directory}: {error.strerror or error}"
             raise ApiError(409, "not_writable", why, "See --recordings.") from None
         recorder = Recorder(spool, self._socket_path, vm, self.limits.max_bytes or None, opening)
-        one = self._running[recording_id] = _Running(recorder, name, vm, said["started_wall_ms"])
+        one = self._running[recording_id] = _Running(recorder, name, vm, said["started_wall_ms"], said["shelved_ns"])
         one.task = asyncio.create_task(self._record(recording_id, one))
         begun = asyncio.create_task(recorder.begun.wait())
         await asyncio.wait((begun, one.task), timeout=_BEGIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -190,7 +230,7 @@ class Library:
         names = [vm.name or vm.id for vm in meta.vms]
         return Entry(
             recording_id, meta.name, meta.state, meta.started_wall_ms, meta.duration_ns, meta.records, size_bytes,
-            names, meta.note, len(meta.migrations),
+            names, meta.note, len(meta.migrations), self._made_here(meta), meta.shelved_ns,
         )  # fmt: skip
 
     def meta(self, recording_id: str) -> RecordingMeta:
@@ -229,17 +269,51 @@ class Library:
         self.shelf.remove(recording_id)
 
     def keep_limits(self) -> None:
-        """Delete the oldest recordings that have ended, until all are within the limits."""
-        ended = [entry for entry in self.entries() if entry.id not in self._running]
-        total = sum(entry.bytes for entry in self.entries())
+        """Delete the oldest recordings that have ended and were made here, until these are within the limits.
+
+        One that cannot be read is not deleted, nor is any while the folder's clock cannot be read.
+        """
+        try:
+            if not self.shelf.directory.exists():
+                return
+            now_ns = self.shelf.clock.now().passed_ns
+        except OSError as error:
+            why = f"recordings cannot be kept within their limits: {error.strerror or error}"
+            if why != self._no_limits:
+                log.warning("%s (%s)", why, self.shelf.directory)
+            self._no_limits = why
+            return
+        self._no_limits = None
+        made = sorted((entry for entry in self.entries() if entry.made_here), key=lambda entry: entry.shelved_ns)
+        total = sum(entry.bytes for entry in made)
+        for entry in made:
+            age_ns, limits = now_ns - entry.shelved_ns, self.limits
+            if entry.id in self._running or entry.state == "recording":
+                continue
+            if limits.max_age_ns and age_ns > limits.max_age_ns:
+                why = f"it is {age_ns / 1e9:.0f} s old, and {limits.max_age_ns / 1e9:.0f} s are allowed"
+            elif limits.max_bytes and total > limits.max_bytes:
+                why = f"it was the oldest, and together they had {total} bytes, {limits.max_bytes} are allowed"
+            else:
+                continue
+            self._delete_for_limits(entry, why)
+            total -= entry.bytes
+
+    def _delete_for_limits(self, entry: Entry, why: str) -> None:
+        log.warning("recording %s (%s) deleted: %s", entry.id, entry.name, why)
+        try:
+            self.shelf.remove(entry.id)
+        except OSError as error:
+            log.warning("recording %s cannot be deleted: %s", entry.id, error.strerror or error)
+            return
         now_ms = time.time_ns() // 1_000_000
-        for entry in reversed(ended):
-            old = self.limits.max_age_ns and (now_ms - entry.started_wall_ms) * 1_000_000 > self.limits.max_age_ns
-            large = self.limits.max_bytes and total > self.limits.max_bytes
-            if old or large:
-                total -= entry.bytes
-                log.info("recording %s deleted: older or larger than the limits allow", entry.id)
-                self.shelf.remove(entry.id)
+        self.deleted.append(Deleted(entry.id, entry.name, entry.started_wall_ms, entry.bytes, now_ms, why))
+
+    def _made_here(self, meta: RecordingMeta) -> bool:
+        try:
+            return meta.shelf is not None and meta.shelf == self.shelf.clock.now().id
+        except OSError:
+            return False
 
     async def _record(self, recording_id: str, one: _Running) -> None:
         await one.recorder.run()
@@ -252,35 +326,39 @@ class Library:
         self.keep_limits()
 
     async def _finish(self, recording_id: str) -> None:
-        """Make the file, and give the spool's room back once it is there."""
+        """Make the file, and give the spool's room back once it is there. Else the spool stays, and says why."""
         async with self._one_finish:
             spool, path = self.shelf.path(recording_id, "spool"), self.shelf.path(recording_id, "parquet")
+            again = self._again.pop(recording_id, _Again())
             try:
                 with claimed(spool):
                     await in_quiet_thread(lambda: finish(str(spool), str(path)))
+                    spool.unlink(missing_ok=True)
             except BlockingIOError:  # by another process
                 return
+            except FileNotFoundError:
+                reason, repeat = "its file is not there any more: somebody removed or moved it", False
             except SpoolError as error:
-                log.warning("recording %s: %s", recording_id, error)
-                self.shelf.keep_reason(recording_id, str(error))
-                spool.unlink(missing_ok=True)
+                reason, repeat = str(error), False
             except OSError as error:
-                reason = f"cannot be finished: {error.strerror or error}; tried again when the server starts"
-                log.warning("recording %s %s", recording_id, reason)
-                self.shelf.keep_reason(recording_id, reason)
+                reason, repeat = f"cannot be finished yet: {error.strerror or error}; it is kept, and tried again", True
             except Exception as error:  # a defect of ours must not end the recovery of the others
                 log.exception("recording %s could not be finished", recording_id)
-                self.shelf.keep_reason(recording_id, f"cannot be finished: {type(error).__name__}: {error}")
+                reason, repeat = f"cannot be finished: {type(error).__name__}: {error}; it is kept", False
             else:
-                spool.unlink(missing_ok=True)
-                self.shelf.path(recording_id, "failed").unlink(missing_ok=True)
+                self.shelf.forget_reason(recording_id)
+                return
+            log.warning("recording %s: %s", recording_id, reason)
+            self.shelf.keep_reason(recording_id, reason)
+            self._again[recording_id] = again.later() if repeat else _NEVER
 
     def _entry_of_running(self, recording_id: str, one: _Running) -> Entry:
         note = "being finished" if one.finishing else "" if one.recorder.connected else "waiting for the collector"
         age_ns = time.time_ns() - one.started_wall_ms * 1_000_000
         return Entry(
             recording_id, one.name, "recording", one.started_wall_ms, age_ns, one.recorder.records,
-            one.recorder.spool.size_bytes, [one.vm] if one.vm else [], note,
+            one.recorder.spool.size_bytes, [one.vm] if one.vm else [], note, made_here=True,
+            shelved_ns=one.shelved_ns,
         )  # fmt: skip
 
 

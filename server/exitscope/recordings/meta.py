@@ -120,6 +120,10 @@ class RecordingMeta(_Model):
     started_ns: int = Field(default=0, description="When it began, CLOCK_MONOTONIC ns of the traced host.")
     ended_ns: int = Field(default=0, description="When it ended, the same clock, ns.")
     started_wall_ms: int = Field(default=0, description="Wall clock, ms since 1970.")
+    shelf: str | None = Field(
+        default=None, description="Id of the server's folder in which it was made; null: not known, or copied."
+    )
+    shelved_ns: int = Field(default=0, description="When it began by that folder's own clock, ns.")
     host: str | None = Field(default=None, description="Name of the traced host.")
     kernel: str | None = Field(default=None, description="Release of its kernel.")
     cpus: int | None = Field(default=None, description="Number of its processors.")
@@ -149,3 +153,10 @@ class RecordingMeta(_Model):
     def vm(self, vm_id: str) -> RecordedVm | None:
         """The VM with this id."""
         return next((vm for vm in self.vms if vm.id == vm_id), None)
+
+
+def origin(head: dict[str, Any]) -> tuple[str | None, int]:
+    """RecordingMeta's shelf and shelved_ns, from the head of a spool."""
+    shelf, shelved_ns = head.get("shelf"), head.get("shelved_ns")
+    known = isinstance(shelf, str) and isinstance(shelved_ns, int) and shelved_ns >= 0
+    return (str(shelf), int(shelved_ns or 0)) if known else (None, 0)

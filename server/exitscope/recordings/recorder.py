@@ -16,6 +16,7 @@ import numpy as np
 from exitscope_probes.wire import Kind, Message, WireError, encode
 
 from ..framing import Frame, read_frame
+from .clock import FolderTime
 from .preroll import Opening
 from .spool import SpoolWriter
 
@@ -233,7 +234,9 @@ class Recorder:
     def _write(self, data: bytes) -> None:
         try:
             self.spool.frames(data)
-            if self._max_bytes is not None and self.spool.size_bytes > self._max_bytes:
+            if not self.spool.in_place():
+                self._fail(f"ended because somebody removed or moved {self.spool.path}: nothing of it is left there")
+            elif self._max_bytes is not None and self.spool.size_bytes > self._max_bytes:
                 self.note = f"ended because it alone is larger than the limit of {self._max_bytes} bytes"
             elif room_left(self.spool.path) < self.spool.size_bytes * _FINISHED_SHARE + _FOOTER_BYTES:
                 self._fail("the disk is full: recorded up to here, and the tracing goes on")
@@ -265,7 +268,7 @@ def room_left(path: str) -> int:
     return disk.f_bavail * disk.f_frsize - reserve
 
 
-def head(id: str, name: str, vm: str | None) -> dict[str, Any]:
-    """The first block of a spool that begins now."""
+def head(id: str, name: str, vm: str | None, made: FolderTime | None = None) -> dict[str, Any]:
+    """The first block of a spool that begins now. made: in this folder of a server's, at this moment of its clock."""
     found: dict[str, Any] = {"id": id, "name": name, "vm": vm, "started_wall_ms": time.time_ns() // 1_000_000}
-    return found
+    return found | ({"shelf": made.id, "shelved_ns": made.passed_ns} if made else {})

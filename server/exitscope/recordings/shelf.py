@@ -1,26 +1,30 @@
 """The directory of the recordings: which files make one, what each says, and how one is found by its name.
 
-ID.parquet: finished; ID.spool: running, or left by a killed process; ID.failed: the JSON of a recording of which
-nothing could be kept. The directory has mode 0700, its files 0600. Names are made here only, from ids that were
-checked.
+ID.parquet: finished; ID.spool: running, left by a killed process, or not to be read; ID.failed: JSON that says why
+there is no file yet; .shelf: clock.py. The directory has mode 0700, its files 0600. Names are made here only, from ids
+that were checked; links are not followed.
 """
 
 import os
 import re
 import secrets
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from ..errors import UserError
+from .clock import FolderClock
 from .file import RecordingFile
 from .finish import finish
-from .meta import RecordingMeta
+from .meta import RecordingMeta, origin
+from .plainfile import open_regular
 from .spool import SpoolError, claimed, is_orphan, read_spool
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SUFFIXES: Final = ("parquet", "spool", "failed")
+_MAX_REASON_BYTES: Final = 64 << 10
 
 
 class Shelf:
@@ -28,7 +32,9 @@ class Shelf:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
+        self.clock = FolderClock(self.directory)
         self._known: dict[str, tuple[int, int, RecordingFile]] = {}  # id -> (mtime, size, file)
+        self._reasons: dict[str, RecordingMeta] = {}  # what could not be written down: the disk may be full
 
     def make(self) -> None:
         """Make the directory where it is missing. Raises OSError."""
@@ -42,7 +48,7 @@ class Shelf:
 
     def ids(self) -> list[str]:
         """Of all recordings there are."""
-        found = set()
+        found = set(self._reasons)
         with suppress(OSError):
             for path in self.directory.iterdir():
                 if path.suffix.removeprefix(".") in _SUFFIXES and _ID.fullmatch(path.stem):
@@ -50,65 +56,104 @@ class Shelf:
         return sorted(found)
 
     def file(self, recording_id: str) -> RecordingFile:
-        """The finished file, its footer read once. Raises UserError if it is none."""
+        """The finished file, its footer read once. Raises UserError if it is none.
+
+        One that was copied or renamed is called like its file, and was not made here.
+        """
         path = self.path(recording_id, "parquet")
-        stat = path.stat()
+        there = path.lstat()
         known = self._known.get(recording_id)
-        if known is None or known[:2] != (stat.st_mtime_ns, stat.st_size):
-            self._known[recording_id] = known = (stat.st_mtime_ns, stat.st_size, RecordingFile.open(path))
+        if known is None or known[:2] != (there.st_mtime_ns, there.st_size):
+            file = RecordingFile.open(path, follow=False)
+            if file.meta.id != recording_id:
+                file.meta.id, file.meta.shelf = recording_id, None
+                for migration in file.meta.migrations:
+                    migration.recording = recording_id
+            self._known[recording_id] = known = (there.st_mtime_ns, there.st_size, file)
         return known[2]
 
     def meta_and_size(self, recording_id: str) -> tuple[RecordingMeta, int]:
         """What it says of itself, whatever there is of it, and its bytes on disk."""
+        try:
+            return self._meta_and_size(recording_id)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # one bad file is one bad entry
+            note = f"cannot be read: {error.strerror or error}"
+            return RecordingMeta(id=recording_id, state="failed", complete=False, note=note), 0
+
+    def _meta_and_size(self, recording_id: str) -> tuple[RecordingMeta, int]:
         with suppress(FileNotFoundError):
             try:
                 file = self.file(recording_id)
                 return file.meta, file.size_bytes
             except UserError as error:
-                size_bytes = self.path(recording_id, "parquet").stat().st_size
+                size_bytes = self.path(recording_id, "parquet").lstat().st_size
                 return RecordingMeta(id=recording_id, state="failed", complete=False, note=str(error)), size_bytes
-        spool, failed = self.path(recording_id, "spool"), self.path(recording_id, "failed")
-        size_bytes = spool.stat().st_size if spool.exists() else 0
-        with suppress(ValueError, OSError):
-            return RecordingMeta.model_validate_json(failed.read_text()), size_bytes
-        if not spool.exists():
-            raise FileNotFoundError(recording_id)
+        spool = self.path(recording_id, "spool")
+        reason = self._reason(recording_id)
+        try:
+            there = spool.lstat()
+        except FileNotFoundError:
+            if reason is None:
+                raise
+            return reason, 0
+        if not stat.S_ISREG(there.st_mode):
+            note = f"{spool.name} is no regular file"
+            return RecordingMeta(id=recording_id, state="failed", complete=False, note=note), 0
+        if reason is not None:
+            return reason, there.st_size
         note = "left by a recorder that was killed: being recovered"
         with suppress(OSError):
             note = note if is_orphan(spool) else "recorded by another process"
         meta = RecordingMeta(id=recording_id, state="recording", complete=False, note=note)
         _add_head(meta, spool)
-        return meta, size_bytes
+        return meta, there.st_size
 
     def keep_reason(self, recording_id: str, reason: str) -> None:
-        """Remember why a recording failed; its spool stays."""
-        meta = RecordingMeta(id=recording_id, state="failed", complete=False, note=reason)
-        _add_head(meta, self.path(recording_id, "spool"))
-        with suppress(OSError):
+        """Remember why there is no file of a recording; its spool stays."""
+        meta = self._reason(recording_id) or RecordingMeta(id=recording_id, state="failed", complete=False)
+        meta.note = reason
+        if not meta.started_wall_ms or not meta.name:
+            _add_head(meta, self.path(recording_id, "spool"))
+        self._reasons[recording_id] = meta
+        part = self.path(recording_id, "failed.part")
+        try:
+            self.make()
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(self.path(recording_id, "failed"), flags, 0o600), "w") as file:
+            with os.fdopen(os.open(part, flags, 0o600), "w") as file:
                 file.write(meta.model_dump_json())
+            os.replace(part, self.path(recording_id, "failed"))
+        except OSError:
+            with suppress(OSError):
+                part.unlink()
+
+    def forget_reason(self, recording_id: str) -> None:
+        """There is a file now."""
+        self._reasons.pop(recording_id, None)
+        with suppress(OSError):
+            self.path(recording_id, "failed").unlink(missing_ok=True)
 
     def orphans(self) -> list[str]:
-        """Spools that nobody writes to, and that nobody has tried to finish in vain."""
+        """Spools that nobody writes to."""
         found = []
         for recording_id in self.ids():
-            spool = self.path(recording_id, "spool")
             with suppress(OSError):
-                if not self.path(recording_id, "failed").exists() and is_orphan(spool):
+                if is_orphan(self.path(recording_id, "spool")):
                     found.append(recording_id)
         return found
 
-    def try_again(self) -> None:
-        """Let spools that could not be finished, for a full disk, be orphans again."""
-        for recording_id in self.ids():
-            if self.path(recording_id, "spool").exists():
-                self.path(recording_id, "failed").unlink(missing_ok=True)
+    def _reason(self, recording_id: str) -> RecordingMeta | None:
+        """Why there is no file; None if nobody has said so."""
+        with suppress(ValueError, OSError), os.fdopen(open_regular(self.path(recording_id, "failed")), "rb") as file:
+            return RecordingMeta.model_validate_json(file.read(_MAX_REASON_BYTES))
+        return self._reasons.get(recording_id)
 
     def remove(self, recording_id: str) -> None:
         """All its files."""
         self._known.pop(recording_id, None)
-        for suffix in (*_SUFFIXES, "parquet.part"):
+        self._reasons.pop(recording_id, None)
+        for suffix in (*_SUFFIXES, "parquet.part", "failed.part"):
             self.path(recording_id, suffix).unlink(missing_ok=True)
 
 
@@ -154,8 +199,11 @@ def recovered(spool: Path) -> Path:
 
 
 def _add_head(meta: RecordingMeta, spool: Path) -> None:
-    with suppress(SpoolError):
-        said = next(read_spool(spool)).json()
+    with suppress(SpoolError, OSError, ValueError, TypeError):
+        blocks = read_spool(spool)
+        said = next(blocks).json()
+        blocks.close()
         meta.name, meta.started_wall_ms = str(said.get("name", "")), int(said.get("started_wall_ms") or 0)
+        meta.shelf, meta.shelved_ns = origin(said)
     with suppress(OSError):
         meta.started_wall_ms = meta.started_wall_ms or spool.stat().st_mtime_ns // 1_000_000

@@ -14,7 +14,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,6 +25,7 @@ import pyarrow as pa
 from exitscope_probes.wire import HEADER_BYTES, Message, WireError, decode_body, decode_header
 
 from .load import load_average
+from .plainfile import open_regular
 
 _HEADER: Final = struct.Struct("<4sIIIIQ")  # magic, kind, stored bytes, raw bytes, crc32 of what is stored, time_ns
 _MAGIC: Final = b"XSPL"
@@ -41,7 +42,7 @@ class Kind(IntEnum):
 
 
 class SpoolError(Exception):
-    """Nothing can be read of the spool; the message says why."""
+    """There is nothing in the spool that could be made a recording; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,14 @@ class SpoolWriter:
         said = {"state": state, "note": note, "silent": silent, "vms": list(vms), "load_average": load_average()}
         self._append(Kind.END, json.dumps(said).encode())
 
+    def in_place(self) -> bool:
+        """Whether its file is still where it was made: else somebody has removed or moved it, or its directory."""
+        try:
+            there, ours = os.lstat(self.path), os.fstat(self._fd)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
     def close(self) -> None:
         """Give the lock back."""
         if self._fd >= 0:
@@ -123,7 +132,7 @@ class SpoolWriter:
 @contextmanager
 def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
     """Nobody else writes to or finishes this spool meanwhile. Raises BlockingIOError if somebody does, else OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_regular(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -140,18 +149,18 @@ def is_orphan(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_spool(path: str | os.PathLike[str]) -> Iterator[Block]:
-    """The blocks up to the first that is cut off or damaged. Raises SpoolError if the first already is."""
-    try:
-        with open(path, "rb") as file:
-            first = _read_block(file)
-            if first is None or first.kind is not Kind.HEAD:
-                raise SpoolError(f"{os.fspath(path)} is not a recording in progress, or was cut off at its beginning")
-            yield first
-            while block := _read_block(file):
-                yield block
-    except OSError as error:
-        raise SpoolError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
+def read_spool(path: str | os.PathLike[str]) -> Generator[Block]:
+    """The blocks up to the first that is cut off or damaged. Raises SpoolError if the first already is.
+
+    Raises OSError if it cannot be read: what is in it is not known then.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        first = _read_block(file)
+        if first is None or first.kind is not Kind.HEAD:
+            raise SpoolError(f"{os.fspath(path)} is not a recording in progress, or was cut off at its beginning")
+        yield first
+        while block := _read_block(file):
+            yield block
 
 
 def _read_block(file: BinaryIO) -> Block | None:
