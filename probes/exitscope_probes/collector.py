@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import __version__, doctor, profiles
+from . import __version__, checks, profiles
 from .discovery import Discovery
 from .errors import ProbeError, RecordingError, RingError, fail
 from .ledger import Ledger
@@ -50,7 +50,7 @@ def main(settings: Settings) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as SIGINT, until the loop takes both over
     logging.basicConfig(level=logging.INFO, format="exitscope collector: %(message)s")
     try:
-        reason = doctor.usable()
+        reason = checks.usable()
         if reason:
             raise ProbeError(f"live tracing is not possible here: {reason}")
         _run(settings)

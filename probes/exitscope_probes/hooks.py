@@ -55,7 +55,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """A logical hook; effect: what cannot be shown without it."""
+    """A logical hook; effect: what cannot be shown without it.
+
+    essential: without it something would be counted wrongly, such as one mode's faults as another's, so that nothing
+    is traced at all.
+    """
 
     name: str
     title: str
@@ -142,7 +146,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         "guest_fault",
         "guest fault",
-        "faults begin at the sleep, not at the access: no raise stage",
+        "faults begin at the sleep, not at the access: no raise stage, no kernel mode",
         (
             Candidate("fentry", (_entry("fentry", *_MMU_PAGE_FAULT),), _VCPU),
             Candidate("kprobe", (_entry("kprobe", *_MMU_PAGE_FAULT),), _VCPU),
@@ -154,7 +158,6 @@ HOOKS: tuple[Hook, ...] = (
                 ),
             ),
         ),
-        essential=False,
     ),
     Hook(
         "guest_map",
@@ -250,7 +253,6 @@ HOOKS: tuple[Hook, ...] = (
                 ("kvm_vcpu.last_used_slot", "kvm_vcpu.arch.apf.halted", "task_struct.pid", *_SLOT),
             ),
         ),
-        essential=False,
     ),
     Hook(
         "hardware_exits",

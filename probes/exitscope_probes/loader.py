@@ -8,7 +8,7 @@ from .btf import KernelBtf
 from .compiler import LoadError, compile_probes, defines
 from .hooks import Candidate, Strategy
 from .maps import Maps
-from .plan import Choice, HookStatus, choose, status_of
+from .plan import Choice, HookStatus, choose, status_of, unseen
 from .tracing import attach
 from .upkeep import Probes, closer
 
@@ -61,8 +61,8 @@ def load(
 ) -> Probes:
     """Compiles and attaches the probes. ring_bytes: a power of two of pages.
 
-    Raises LoadError (maps, compile, permission) or BtfError; a hook that this kernel does not allow is no error, its
-    status says so, unless no vCPU could be recognised at all.
+    Raises LoadError (maps, compile, permission) or BtfError. A hook that this kernel does not allow is no error, its
+    status says so, unless what is counted would be wrong without it (hooks.Hook.essential).
     """
     with suppress(ValueError, OSError):  # kernels before 5.11 charge maps to RLIMIT_MEMLOCK
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -77,10 +77,9 @@ def load(
         wanted = {made.program for choice in choices for one in choice.possible for made in one.attachments}
         attacher = _Attacher(btf, compile_probes(defines(btf) | maps.defines(), wanted), probes)
         probes.hooks = tuple(attacher.settle(choice) for choice in choices)
-        run = next(status for status in probes.hooks if status.hook == "vcpu_run")
-        if run.status != "attached":
-            reasons = "; ".join(reason for _, reason in run.passed_over)
-            raise LoadError(f"KVM_RUN cannot be traced: {reasons}", "load KVM first (modprobe kvm_intel or kvm_amd)")
+        if reason := unseen(probes.hooks):
+            hint = "leave out --strategy" if strategy else "`exitscope doctor` says more"
+            raise LoadError(reason, hint)
     except BaseException:
         probes.close()
         raise

@@ -6,7 +6,7 @@ kept.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from . import formats
 from .btf import KernelBtf
@@ -15,6 +15,8 @@ from .hooks import TRACEPOINTS, Attachment, Candidate, Hook, Strategy
 from .symbols import kernel_symbols
 from .tracefs import events
 from .tracing import why_no_fentry, why_no_kprobe
+
+_FORCED: Final = "--strategy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def choose(
         forced = strategy if strategy is None or strategy in columns else "tracepoint"
         for candidate in hook.candidates:
             if forced is not None and candidate.strategy != forced:
-                reason: str | None = f"--strategy {forced} asked for"
+                reason: str | None = f"{_FORCED} {forced} asked for"
             else:
                 reason = why_not(btf, candidate)
             if reason is None:
@@ -141,3 +143,15 @@ def survey(strategy: Strategy | None = None) -> tuple[HookStatus, ...]:
     return tuple(
         status_of(choice, choice.possible[0] if choice.possible else None) for choice in choose(KernelBtf(), strategy)
     )
+
+
+def unseen(hooks: Iterable[HookStatus]) -> str | None:
+    """Which missing hooks would make the numbers wrong, and why they are missing; None if none would."""
+    missing = [hook for hook in hooks if hook.essential and hook.status != "attached"]
+    if not missing:
+        return None
+    reasons = dict.fromkeys(
+        reason for hook in missing for _, reason in hook.passed_over if not reason.startswith(_FORCED)
+    )
+    titles = ", ".join(hook.title for hook in missing)
+    return f"what is counted would be wrong without the hook {titles} ({'; '.join(reasons)})"

@@ -38,7 +38,7 @@ class Proc:
         return [int(name) for name in self._names(f"{self.root}/{pid}/task", MAX_TASKS) if name.isdigit()]
 
     def fd_links(self, pid: int) -> dict[int, str] | None:
-        """{fd: what it is} of a process, at most MAX_FDS; None if they cannot be listed."""
+        """{fd: what it is} of a process, at most MAX_FDS; None if we may not see them."""
         directory = f"{self.root}/{pid}/fd"
         # Without effective_ids capabilities do not count for a user who is not root.
         if not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
@@ -47,6 +47,8 @@ class Proc:
         for name in self._names(directory, MAX_FDS):
             try:
                 links[int(name)] = os.readlink(f"{directory}/{name}")
+            except PermissionError:
+                return None
             except (OSError, ValueError):
                 continue
         return links

@@ -60,14 +60,14 @@ def collect(user: str | None, **settings: Any) -> None:
 @takes(*SERVER, *COLLECTOR)
 @main.command()
 def run(**settings: Any) -> None:
-    """collect + serve, as two processes; a replay where this host cannot be traced."""
+    """collect + serve, as two processes."""
     sys.exit(_run(settings, demo=False))
 
 
 @takes(*SERVER, *COLLECTOR)
 @main.command()
 def demo(**settings: Any) -> None:
-    """run + guests that fault, so that there is something to see."""
+    """run + guests that fault, so that there is something to see; a recording of them where nothing can be traced."""
     sys.exit(_run(settings, demo=True))
 
 
@@ -109,15 +109,17 @@ def _collect(user: str | None, settings: dict[str, Any]) -> int:
 
 
 def _run(settings: dict[str, Any], demo: bool) -> int:
-    from exitscope_probes import doctor as probes_doctor
+    from exitscope_probes.checks import usable
 
     from .demo import guests
     from .supervise import Child, supervise
 
+    reason = usable()
+    if reason and not demo:  # a recording would show guests of somewhere else as this host's
+        raise UserError(f"live tracing is not possible here: {reason}")
     exitscope = python("exitscope")
     settings["port"] = settings["port"] or _free_port(settings["host"])  # a server started again must be where it was
     server = [*exitscope, "serve", *as_arguments(settings, SERVER)]
-    reason = probes_doctor.usable()
     if reason is None:
         options = as_arguments(settings, ("user", *COLLECTOR))
         children = [

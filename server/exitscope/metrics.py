@@ -54,11 +54,18 @@ class _Totals(Collector):
     def collect(self) -> Iterable[Metric]:
         """Every metric, from the state as it is now."""
         source = frame.source(self._aggregate, self._status)
-        up = GaugeMetricFamily("exitscope_source_up", "1 if data come from the source.", labels=["kind"])
-        up.add_metric([source["kind"]], float(source["state"] == "connected"))
+        up = GaugeMetricFamily(
+            "exitscope_source_up", "1 if data of this host come from the source; a replay's do not.", labels=["kind"]
+        )
+        replayed = source["kind"] == "replay"
+        up.add_metric([source["kind"]], float(source["state"] == "connected" and not replayed))
         yield up
         told = {"version": __version__, "host": source["host"] or "", "kernel": source["kernel"] or ""}
+        if replayed:  # another host's VMs at another time: nothing of them may pass for this host's
+            told["host"] = told["kernel"] = ""
         yield InfoMetricFamily("exitscope", "This server, and the host that is traced.", told)
+        if replayed:
+            return
         lost = CounterMetricFamily("exitscope_loss", "The loss ledger: data lost, by place.", labels=["where"])
         for where, count in frame.loss(self._aggregate, self._hub.skipped).items():
             lost.add_metric([where], count)

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -138,9 +138,11 @@ def command(path: Path, *options: object) -> list[str]:
 
 
 @contextmanager
-def collecting(path: Path, *options: object) -> Iterator["subprocess.Popen[str]"]:
-    """A collector that serves on the path; killed at the end if it still runs."""
-    with subprocess.Popen(command(path, *options), cwd=_PROBES, stderr=subprocess.PIPE, text=True) as process:
+def collecting(path: Path, *options: object, wrapper: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
+    """A collector that serves on the path; killed at the end if it still runs. wrapper: executes what follows it."""
+    with subprocess.Popen(
+        [*wrapper, *command(path, *options)], cwd=_PROBES, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             connect(path, process).close()
             yield process

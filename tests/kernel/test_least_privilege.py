@@ -33,13 +33,17 @@ print(os.readlink(f"{fds}/{os.listdir(fds)[0]}"))
 pytestmark = pytest.mark.needs("root", "bpf")
 
 
-def run_as_nobody(capabilities: frozenset[str], *command: str) -> str:
-    """What the command prints when it runs as `nobody` with these capabilities, as systemd would start it."""
+def as_nobody(capabilities: frozenset[str]) -> list[str]:
+    """What to put before a command so that it runs as `nobody` with these capabilities, as systemd would start it."""
     names = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in sorted(capabilities))])
     privileges = ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--no-new-privs"]
-    sets = [f"--{which}={names}" for which in ("bounding-set", "inh-caps", "ambient-caps")]
+    return ["setpriv", *privileges, *(f"--{which}={names}" for which in ("bounding-set", "inh-caps", "ambient-caps"))]
+
+
+def run_as_nobody(capabilities: frozenset[str], *command: str) -> str:
+    """What the command prints."""
     result = subprocess.run(
-        ["setpriv", *privileges, *sets, *command],
+        [*as_nobody(capabilities), *command],
         env=os.environ | {"PYTHONPATH": str(ROOT / "probes"), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ from exitscope import cli
 from exitscope import supervise as supervise_module
 from exitscope.cli import main
 from exitscope.supervise import Child, supervise
-from exitscope_probes import doctor
+from exitscope_probes import checks, doctor
 
 from .frames import Feeder, S, write_recording
 
@@ -118,23 +118,33 @@ def test_a_mistake_is_told_without_a_traceback(arguments: list[str], status: int
     assert "Traceback" not in errors
 
 
-def test_run_replays_the_bundled_recording_where_tracing_is_impossible(
+def test_run_shows_nothing_of_elsewhere_where_tracing_is_impossible(
+    monkeypatch: pytest.MonkeyPatch, recording: Path
+) -> None:
+    monkeypatch.setattr(checks, "usable", lambda: "no /dev/kvm: enable virtualisation")
+    monkeypatch.setattr(cli, "_bundled_recording", lambda: recording)
+    done = CliRunner().invoke(main, ["run", "--port", "0"])
+    assert done.exit_code == 1
+    assert done.output == "exitscope: live tracing is not possible here: no /dev/kvm: enable virtualisation\n"
+
+
+def test_demo_replays_the_bundled_recording_where_tracing_is_impossible(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recording: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "usable", lambda: "no /dev/kvm: enable virtualisation")
+    monkeypatch.setattr(checks, "usable", lambda: "no /dev/kvm: enable virtualisation")
     monkeypatch.setattr(cli, "_bundled_recording", lambda: recording)
     started: list[list[str]] = []
     monkeypatch.setattr(
         supervise_module, "supervise", lambda children: started.extend(next(c.commands) for c in children)
     )
-    CliRunner().invoke(main, ["run", "--port", "0"])
+    CliRunner().invoke(main, ["demo", "--port", "0"])
     (command,) = started
     assert command[command.index("--source") + 1] == str(recording)
     assert command[command.index("--replay-reason") + 1] == "no /dev/kvm: enable virtualisation"
 
 
 def test_run_starts_two_processes_and_demo_its_guests_besides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "usable", lambda: None)
+    monkeypatch.setattr(checks, "usable", lambda: None)
     started: list[str] = []
     monkeypatch.setattr(supervise_module, "supervise", lambda children: started.extend(c.name for c in children))
     CliRunner().invoke(main, ["run"])

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,13 @@ def told() -> dict[str, Labels]:
     meta = {"vm": 1, "id": "one", "follow": "followed", "at_ns": scene.feeder.time_ns, "status": "postcopy-active"}
     meta |= {"role": "destination", "remaining_bytes": 1}
     scene.aggregate.handle(Message(Kind.MIGRATION, scene.feeder.time_ns, meta))
-    status = Status("live", connected=True, data_ns=1)
-    text, _ = exposition(scene.aggregate, status, Hub(scene.aggregate, status), scene.alarms)
     found: dict[str, Labels] = {"up": {}}
-    for family in text_string_to_metric_families(text.decode()):
+    statuses = (Status("live", connected=True, data_ns=1), Status("replay", connected=True, data_ns=1))
+    texts = [
+        exposition(scene.aggregate, status, Hub(scene.aggregate, status), scene.alarms)[0].decode()
+        for status in statuses
+    ]
+    for family in chain.from_iterable(map(text_string_to_metric_families, texts)):
         for sample in family.samples:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():

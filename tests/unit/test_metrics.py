@@ -91,6 +91,17 @@ def test_a_bucket_beyond_32_bits_is_exact(feeder: Feeder) -> None:
     assert below == [5 * 2**32 + 107]
 
 
+def test_of_a_replay_nothing_passes_for_this_host(feeder: Feeder) -> None:
+    aggregate, status = fed(feeder.welcome()), Status("replay", connected=True, data_ns=1)
+    text, _ = exposition(aggregate, status, Hub(aggregate, status), Alarms())
+    families = text_string_to_metric_families(text.decode())
+    told = {sample.name: (sample.labels, sample.value) for family in families for sample in family.samples}
+    assert told == {
+        "exitscope_source_up": ({"kind": "replay"}, 0),
+        "exitscope_info": ({"version": __version__, "host": "", "kernel": ""}, 1),
+    }
+
+
 def test_no_address_of_a_guest_is_in_the_metrics(feeder: Feeder) -> None:
     aggregate = fed([*feeder.welcome(), feeder.records(feeder.vms[1], [S], gpa=0x1234_5000)])
     text, _ = exposition(aggregate, Status("live"), Hub(aggregate, Status("live")), Alarms())
