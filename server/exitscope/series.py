@@ -34,8 +34,8 @@ class VmColumn(NamedTuple):
 class Series:
     """float32 rings: a value has 24 bits, enough for any chart.
 
-    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99, or age of the fault still open, ns;
-    stall: (MAX_ROWS, TICKS) share of the tick that the vCPU stood still.
+    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99 or age of the
+    fault that is still open, ns; stall: (MAX_ROWS, TICKS) share of the tick that the vCPU stood still.
     """
 
     def __init__(self) -> None:
