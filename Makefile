@@ -3,6 +3,9 @@
 # make test-vm           the kernel tests on stock Debian 6.1 and 6.12, each in an emulated machine of its own
 # make lint | format     ruff, mypy --strict, clang-format
 # make bench             the figures of the README, measured on this machine (BENCH_ARGS=--update-readme keeps them)
+# make lock              deploy/requirements/: every Python package with its version and hashes, made from pyproject.toml
+# make audit             ask an advisory database about those packages; says so where none can be reached
+# make release-check     whether package, changelog and tag name one version
 # make screenshot        frontend/screenshot.png, taken from the real page
 # make clean             remove everything that make created in this directory
 
@@ -13,9 +16,9 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+LOCKS := deploy/requirements
 GUEST := $(BIN)/exitscope-guest
 GUEST_SOURCES := $(wildcard probes/exitscope_probes/guest/*)
-COMMA := ,
 C_SOURCES = $(wildcard probes/exitscope_probes/bpf/*.[ch] probes/exitscope_probes/guest/*.[ch])
 
 # Debian packages. RUN: bcc, the venv, and a compiler for the demo guest.
@@ -30,7 +33,7 @@ APT := deploy/apt-install.sh
 # An unprivileged `make run` goes on without bcc and the guest: it shows the bundled recording.
 RUN_OPTIONAL := $(if $(filter 0,$(shell id -u)),0,1)
 
-.PHONY: run test test-unit test-kernel test-browser test-vm lint format bench screenshot clean \
+.PHONY: run test test-unit test-kernel test-browser test-vm lint format bench lock audit release-check screenshot clean \
 	run-packages test-packages lint-packages bench-packages vm-packages dev
 
 run: $(STAMPS)/server $(GUEST)
@@ -99,20 +102,31 @@ $(STAMPS)/venv: | run-packages
 		{ echo "exitscope: no venv without Debian's python3-venv (as root: apt-get install python3-venv)" >&2; exit 1; }
 	@mkdir -p $(STAMPS) && echo "$(CURDIR)" >$@
 
+# Only what the lock names, checked by its hashes; then exitscope itself, without looking for anything more.
 define pip-install
-@$(BIN)/pip -q --disable-pip-version-check --no-input install --editable '.[$(1)]' >$(STAMPS)/pip.log 2>&1 || \
-	{ grep ERROR: $(STAMPS)/pip.log | tail -n 2 >&2; \
-	echo "exitscope: pip could not install what pyproject.toml lists (network?); see $(STAMPS)/pip.log" >&2; exit 1; }
+@{ $(BIN)/pip -q --disable-pip-version-check --no-input install --require-hashes -r $(LOCKS)/$(1).txt && \
+	$(BIN)/pip -q --disable-pip-version-check --no-input install --no-deps --no-build-isolation --editable . ; \
+	} >$(STAMPS)/pip.log 2>&1 || { grep ERROR: $(STAMPS)/pip.log | tail -n 2 >&2; \
+	echo "exitscope: pip could not install $(LOCKS)/$(1).txt (network?); see $(STAMPS)/pip.log" >&2; exit 1; }
 @touch $@
 endef
 
-$(STAMPS)/server: pyproject.toml $(STAMPS)/venv
+$(STAMPS)/server: pyproject.toml $(LOCKS)/server.txt $(STAMPS)/venv
 	@echo "exitscope: installing the Python packages"
 	$(call pip-install,server)
 
-$(STAMPS)/dev: pyproject.toml $(STAMPS)/server
+$(STAMPS)/dev: $(LOCKS)/dev.txt $(STAMPS)/server
 	@echo "exitscope: installing the development tools"
-	$(call pip-install,server$(COMMA)dev)
+	$(call pip-install,dev)
+
+lock: dev
+	@deploy/lock.sh $(BIN)/uv $(LOCKS)
+
+audit: dev
+	@deploy/audit.sh $(BIN)/pip-audit $(LOCKS)/server.txt
+
+release-check: dev
+	@$(BIN)/pytest -q tests/unit/test_packaging.py
 
 # Only the demo and the tests need the guest; where it cannot be built they say so.
 $(GUEST): $(GUEST_SOURCES) $(STAMPS)/server

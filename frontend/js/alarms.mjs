@@ -2,7 +2,6 @@
 /** Alarms: a line under the header that is always there, a count in the ledger row and the title, all of them in a panel. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
 import { age, clock, count, duration } from './format.mjs';
-import { openFaults } from './open.mjs';
 import { startPanel } from './popup.mjs';
 
 /** As many stand on the line; the panel has all. */
@@ -33,10 +32,11 @@ export function activeAlarms(frame) {
 /** What stands on the line while all is well: the oldest fault that is open. @param {Record<string, any>|null} frame */
 export function quietWords(frame) {
   if (!frame) return '';
-  const [oldest] = openFaults(frame);
-  if (!oldest) return 'No alarm. No fault is open.';
+  const open = (frame.vcpus ?? []).filter((/** @type {any} */ row) => row.open_since_ns);
+  if (!open.length) return 'No alarm. No fault is open.';
+  const oldest = open.reduce((/** @type {any} */ a, /** @type {any} */ b) => (b.open_since_ns < a.open_since_ns ? b : a));
   const vm = frame.vm === 'all' ? `${oldest.vm_name} ` : '';
-  return `No alarm. Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(oldest.age_ns)}.`;
+  return `No alarm. Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(Math.max(0, frame.time_ns - oldest.open_since_ns))}.`;
 }
 
 /** The list of VMs has its own column for them. @param {Record<string, any>} frame @param {string} vm */

@@ -32,7 +32,8 @@ class Listener:
         directory = Path(path).parent
         try:
             if not directory.is_dir():
-                directory.mkdir(0o750, parents=True)
+                directory.mkdir(parents=True)
+                os.chmod(directory, 0o750)  # whatever the umask: the group is to reach the socket
                 os.chown(directory, -1, gid)
             # Locked while looking and binding, or two collectors could both find the other's file stale.
             directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -53,7 +53,10 @@ def own_directory(directory: Path, name: str) -> None:
     """
     with contextlib.suppress(OSError, KeyError):
         user = pwd.getpwnam(name)
-        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for parent in reversed(directory.parents):
+            if not parent.exists():
+                parent.mkdir()
+                parent.chmod(0o755)  # whatever the umask: the user is to reach what is in it
         directory.mkdir(mode=0o700)
         os.chown(directory, user.pw_uid, user.pw_gid, follow_symlinks=False)
 

@@ -34,8 +34,8 @@ class VmColumn(NamedTuple):
 class Series:
     """float32 rings: a value has 24 bits, enough for any chart.
 
-    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99 or age of the
-    fault that is still open, ns; stall: (MAX_ROWS, TICKS) share of the tick that the vCPU stood still.
+    modes: (MAX_VMS + 1, TICKS, modes, VALUES), rate 0 where nothing happened; heat: (MAX_ROWS, TICKS) p99 ns;
+    stall: (MAX_ROWS, TICKS) share of the tick that the vCPU stood still.
     """
 
     def __init__(self) -> None:
@@ -66,9 +66,9 @@ class Series:
         """The rest of one VM in the newest column."""
         self._vms[vm_row, (self.count - 1) % TICKS] = column
 
-    def write_heat(self, rows: npt.NDArray[np.integer[Any]], slowest_ns: npt.NDArray[Any]) -> None:
-        """p99 over the tick of these rows, or the age of a fault that is open longer; 0 means no fault."""
-        self._heat[rows, (self.count - 1) % TICKS] = slowest_ns
+    def write_heat(self, rows: npt.NDArray[np.integer[Any]], p99_ns: npt.NDArray[Any]) -> None:
+        """p99 over the tick of these rows in the newest column; 0 means no fault."""
+        self._heat[rows, (self.count - 1) % TICKS] = p99_ns
 
     def write_stall(self, rows: npt.NDArray[np.integer[Any]], shares: npt.NDArray[Any]) -> None:
         """Share of the tick that these rows' vCPUs stood still, 0 to 1, in the newest column."""

@@ -24,7 +24,7 @@ from .recordings.library import Library, Limits
 from .recordings.player import Player
 from .recordings.shelf import find
 from .replay import ReplayError, ReplaySource
-from .settings import default_recordings, default_user, nanoseconds
+from .settings import SHARED_USER, default_recordings, default_user, nanoseconds
 from .source import SocketSource, Source, Status
 
 CHILD_VARIABLE: Final = "EXITSCOPE_CHILD"
@@ -116,6 +116,12 @@ def serve(
         user = user or default_user()
         own_directory(library.shelf.directory, user)
         drop_to(user, None if source else socket_path, CHILD_VARIABLE in os.environ)
+        if user == SHARED_USER:
+            print(
+                "exitscope: warning: the server runs as nobody, so others that run as nobody can read its recordings "
+                "and the collector's socket: `useradd --system exitscope` gives it a user of its own",
+                file=sys.stderr,
+            )
         if os.geteuid() == 0:
             print("exitscope: warning: the server runs as root and needs not", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host

@@ -12,7 +12,9 @@ from exitscope_probes.settings import OPTIONS
 from exitscope_probes.settings import Option as CollectorOption
 
 DEFAULT_PORT: Final = 8765
-_USERS: Final = ("exitscope", "nobody")
+SHARED_USER: Final = "nobody"
+"""Every system has it, and other programs run as it, too."""
+_USERS: Final = ("exitscope", SHARED_USER)
 _UNITS_NS: Final = {
     "": 1_000_000_000,
     "ms": 1_000_000,

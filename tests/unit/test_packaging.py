@@ -1,5 +1,7 @@
 """What pyproject.toml ships is what the repository holds."""
 
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -46,3 +48,44 @@ def test_versions_agree(project: dict[str, Any]) -> None:
 def test_every_dependency_is_pinned(project: dict[str, Any]) -> None:
     groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     assert [d for group in groups for d in group if "==" not in d] == []
+
+
+def test_the_newest_release_of_the_changelog_is_this_version(project: dict[str, Any]) -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    releases = [heading for heading in headings if heading != "Unreleased"]
+    assert headings[1:] == releases or headings == releases, "what is not released stands first"
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+, \d{4}-\d\d-\d\d: .+", release) for release in releases)
+    numbers = [tuple(map(int, release.partition(",")[0].split("."))) for release in releases]
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert releases[0].startswith(project["project"]["version"] + ",")
+
+
+def test_a_tag_of_this_commit_names_this_version(project: dict[str, Any]) -> None:
+    git = ["git", "-C", str(ROOT), "tag", "--points-at", "HEAD"]
+    tags = subprocess.run(git, capture_output=True, text=True, check=False).stdout.split()
+    versions = [tag for tag in tags if re.match(r"v\d", tag)]
+    assert versions in ([], [f"v{project['project']['version']}"])
+
+
+def locked(name: str) -> dict[str, str]:
+    """Version of each package of a lock; each has hashes."""
+    text = (ROOT / "deploy/requirements" / name).read_text()
+    assert "://" not in text
+    entries = [entry for entry in re.split(r"\n(?=\S)", text.strip()) if entry]
+    found = {}
+    for entry in entries:
+        head = re.match(r"([a-z0-9-]+)==([\w.]+)", entry)
+        assert head and "--hash=sha256:" in entry, entry
+        found[head[1]] = head[2]
+    return found
+
+
+def test_the_locks_hold_what_the_project_asks_for(project: dict[str, Any]) -> None:
+    extras = project["project"]["optional-dependencies"]
+    runtime = [*project["project"]["dependencies"], *extras["server"], *project["build-system"]["requires"]]
+    for name, asked in (("server.txt", runtime), ("dev.txt", runtime + extras["dev"])):
+        versions = locked(name)
+        for dependency in asked:
+            package, _, version = dependency.partition("==")
+            assert versions.get(re.sub(r"\[.*\]", "", package)) == version, f"{dependency}: run `make lock`"
+    assert locked("server.txt").items() <= locked("dev.txt").items()

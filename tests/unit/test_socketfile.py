@@ -1,12 +1,15 @@
 """The collector's socket file: stale, foreign, occupied, impossible."""
 
 import os
+import pwd
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from exitscope.privileges import own_directory
 from exitscope_probes.errors import SocketError
 from exitscope_probes.socketfile import Listener
 
@@ -67,3 +70,18 @@ def test_a_socket_that_cannot_be_made_is_one_clear_line(path: str, group: str | 
     with pytest.raises(SocketError) as caught:
         Listener(path, group)
     assert words in str(caught.value) and caught.value.hint and "\n" not in str(caught.value)
+
+
+def test_a_strict_umask_shuts_nobody_out(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        listener = Listener(str(tmp_path / "run" / "collector.sock"))
+        own_directory(tmp_path / "lib" / "exitscope" / "recordings", pwd.getpwuid(os.geteuid()).pw_name)
+    finally:
+        os.umask(before)
+    listener.close()
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o750
+    modes = [
+        stat.S_IMODE((tmp_path / "lib" / rest).stat().st_mode) for rest in ("", "exitscope", "exitscope/recordings")
+    ]
+    assert modes == [0o755, 0o755, 0o700]
