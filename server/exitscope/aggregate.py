@@ -227,7 +227,7 @@ class Aggregate:
         if self._first:
             counters.set_base(cells, values[index, column])
         else:
-            counters.add(cells, values[index, column] - counters.now[rows[index], column])
+            counters.add(cells, values[index, column] - counters.now.at(cells))
 
     def _cells(self, cells: npt.NDArray[Any]) -> None:
         slots = cells["cell"] // HISTOGRAM_WIDTH
@@ -242,7 +242,7 @@ class Aggregate:
         if self._first:
             self.histograms.set_base(flat, low)
             return
-        increments = low - self.histograms.now.reshape(-1)[flat]
+        increments = low - self.histograms.now.at(flat)
         grew = (increments > 0) & (increments < 1 << 31)  # else it fell: the slot is between two owners
         self.histograms.add(flat[grew], increments[grew])
 

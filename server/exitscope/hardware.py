@@ -51,7 +51,7 @@ class HardwareExits:
         if first:
             self.counters.set_base(where, values)
             return
-        increments = values - self.counters.now.reshape(-1)[where]
+        increments = values - self.counters.now.at(where)
         grew = increments > 0  # else it fell: the slot is between two owners
         self.counters.add(where[grew], increments[grew])
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from exitscope_probes.records import VCPU_DTYPE, VCPU_OTHER
 
 MAX_ROWS: Final = 768
-"""512 vCPUs alive (the collector's default) and room for those of VMs that ended; 45 KB each per window."""
+"""512 vCPUs alive (the collector's default) and room for those of VMs that ended. Memory grows with use."""
 
 MAX_SLOTS: Final = 1 << 16
 """Slots of the kernel's arrays that are followed at all: a frame that names a higher one is not believed."""
@@ -20,37 +20,46 @@ BLANK: Final = 0
 class Rows:
     """Rows in use, the kernel slot that feeds each, and the last totals of each.
 
-    totals: VCPU_DTYPE (MAX_ROWS,), vm == 0 where a row is free. alive: (MAX_ROWS,) bool, its VM still runs. A
-    row may be fed after that: the last counts of a VM may come when it has gone.
+    totals: VCPU_DTYPE (n,), vm == 0 where a row is free. alive: (n,) bool, its VM still runs. A row may be fed after
+    that: the last counts of a VM may come when it has gone. n grows with the rows in use, up to MAX_ROWS.
     Row BLANK is nobody's and stays zero: it stands for a vCPU that no slot has counted yet.
     """
 
     def __init__(self) -> None:
-        self.totals: npt.NDArray[Any] = np.zeros(MAX_ROWS, VCPU_DTYPE)
-        self.alive = np.zeros(MAX_ROWS, bool)
+        self.totals: npt.NDArray[Any] = np.zeros(1, VCPU_DTYPE)
+        self.alive = np.zeros(1, bool)
         self.of_slot = np.full(MAX_SLOTS, -1, np.int32)
-        self._slot = np.full(MAX_ROWS, -1, np.int32)
-        self._free = list(range(MAX_ROWS - 1, BLANK, -1))
+        self._slot = np.full(1, -1, np.int32)
+        self._free: list[int] = []
+        self._fresh = BLANK + 1  # the first row that was never taken
 
     @property
     def free(self) -> int:
         """Rows that can be taken."""
-        return len(self._free)
+        return len(self._free) + MAX_ROWS - self._fresh
 
     @property
     def running(self) -> npt.NDArray[np.bool_]:
-        """(MAX_ROWS,): alive, and its thread has not ended."""
+        """(n,): alive, and its thread has not ended."""
         running: npt.NDArray[np.bool_] = self.alive & (self.totals["exited"] == 0)
         return running
 
     @property
     def open_since_ns(self) -> npt.NDArray[np.int64]:
-        """(MAX_ROWS,): when the fault began that it is in now, CLOCK_MONOTONIC ns; 0: in none, or not running."""
+        """(n,): when the fault began that it is in now, CLOCK_MONOTONIC ns; 0: in none, or not running."""
         return np.where(self.running, self.totals["open_since_ns"], 0).astype(np.int64)
 
     def take(self) -> int:
         """A free row. IndexError if there is none."""
-        return self._free.pop()
+        if self._free or self._fresh >= MAX_ROWS:
+            return self._free.pop()
+        row, self._fresh = self._fresh, self._fresh + 1
+        if row >= len(self.alive):
+            more = min(max(len(self.alive), 63), MAX_ROWS - len(self.alive))
+            self.totals = np.concatenate((self.totals, np.zeros(more, VCPU_DTYPE)))
+            self.alive = np.concatenate((self.alive, np.zeros(more, bool)))
+            self._slot = np.concatenate((self._slot, np.full(more, -1, np.int32)))
+        return row
 
     def attach(self, row: int, slot: int) -> None:
         """From now on this slot feeds this row, which starts from zero."""

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exitscope import window as window_module
+from exitscope.pages import PAGE
 from exitscope.window import IDLE_NS, WINDOWS, Counters
 
 S = 1_000_000_000
-ROWS, WIDTH = 3, 5
+ROWS, WIDTH = 3, 3 * PAGE + 5
 STEP = st.tuples(
     st.integers(50, 3_000),  # ms until the next update
     st.dictionaries(st.integers(0, ROWS * WIDTH - 1), st.integers(1, 1000), max_size=4),
@@ -128,3 +129,31 @@ def test_a_window_that_nobody_asks_for_gives_its_memory_back_and_comes_back_righ
     _run(counters, IDLE_NS // S + 2)
     assert not any(level.windows for level in counters._levels)
     assert (counters.since(10 * S, slice(None)) == round(counters.filled_ns(10 * S) * 5 / S)).all()
+
+
+def test_memory_follows_what_has_counted_and_is_given_back() -> None:
+    counters = Counters(4096, 10_000, np.int64)
+    for row in range(100):
+        counters.add(row * 10_000 + np.arange(300, 310), np.arange(10) + row)
+    counters.close(S)
+    assert counters._pages.used <= 201 and len(counters._now) <= 256 * PAGE
+    assert (counters.since(10 * S, slice(0, 100), slice(300, 310)) == np.add.outer(np.arange(100), np.arange(10))).all()
+    assert counters.now[99, 305] == 104 and not counters.now[100:].any()
+    for row in range(100):
+        counters.reset_row(row)
+        counters.add(np.array([(row + 200) * 10_000 + 7]), np.array([1]))
+    counters.close(2 * S)
+    assert counters._pages.used <= 201, "pages of rows that were reset are used again"
+    counted = counters.since(10 * S, slice(None))
+    assert counted.sum() == 100 and (counted[200:300, 7] == 1).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 40)), unique_by=lambda pair: pair[0], max_size=50),
+    st.booleans(),
+)
+def test_a_packed_tick_is_the_same_tick(pairs: list[tuple[int, int]], negative: bool) -> None:
+    cells = np.array(sorted(cell for cell, _ in pairs), np.uint32)
+    increments = np.array([value for _, value in pairs], np.int64) * (-1 if negative else 1)
+    packed = window_module._Tick(1, 0, cells, increments).pack()
+    assert packed.cells.dtype == np.uint32 and (packed.cells == cells).all() and (packed.increments == increments).all()

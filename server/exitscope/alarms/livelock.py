@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from exitscope_probes.records import MODE_ASYNC, MODES
 
-from ..rows import MAX_ROWS
 from ..words import counted
 from .finding import Finding
 from .sight import Sight
@@ -34,7 +33,7 @@ class Livelock:
     """Compares the counters with those of a second ago."""
 
     def __init__(self) -> None:
-        self._before: npt.NDArray[np.int64] = np.zeros((MAX_ROWS, 5), np.int64)
+        self._before: npt.NDArray[np.int64] = np.zeros((0, 5), np.int64)
         self._fills: dict[str, int] = {}
         self._before_ns = 0
         self._found: list[Finding] = []
@@ -52,7 +51,8 @@ class Livelock:
     def _compare(
         self, sight: Sight, now: npt.NDArray[np.int64], fills: dict[str, int], passed_ns: int
     ) -> Iterator[Finding]:
-        grown = now - self._before
+        grown = now.copy()
+        grown[: len(self._before)] -= self._before  # rows that were not there had no owner, and counted nothing
         same = ~grown[:, _OWNER].any(axis=1) & sight.aggregate.rows.alive
         idle = same & (grown[:, _MAPPED] == 0) & (grown[:, _OTHERS] == 0)
         tries = np.where(idle, grown[:, _TRIES], 0)
