@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 home=/opt/exitscope
 units="exitscope-collector exitscope-server"
 command=/usr/local/bin/exitscope
+module_settings=/etc/systemd/system/exitscope-collector.service.d/kvm-module.conf
 
 fail() {
     echo "exitscope: $1" >&2
@@ -22,6 +23,7 @@ uninstall() {
             rm "/etc/systemd/system/$unit.service"
         fi
     done
+    rm -f "$module_settings"
     systemctl daemon-reload
     if [ "$(readlink "$command")" = "$home/.venv/bin/exitscope" ]; then
         rm "$command"
@@ -45,6 +47,12 @@ install_all() {
     for unit in $units; do
         install -m 644 "deploy/$unit.service" /etc/systemd/system/
     done
+    # kvm.ko is loaded, or there is one to load
+    if [ -e /sys/kernel/btf/kvm ] || modinfo -n kvm 2>/dev/null | grep -q ^/; then
+        install -D -m 644 deploy/kvm-module.conf "$module_settings"
+    else
+        rm -f "$module_settings"
+    fi
     [ -e /etc/default/exitscope ] || install -D -m 644 deploy/exitscope.default /etc/default/exitscope
     if [ ! -e "$command" ] || [ -L "$command" ]; then
         ln -sfn "$home/.venv/bin/exitscope" "$command"

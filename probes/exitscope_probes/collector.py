@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import __version__, checks, profiles
+from . import __version__, checks, profiles, rights
 from .discovery import Discovery
 from .errors import ProbeError, RecordingError, RingError, fail
 from .ledger import Ledger
@@ -70,6 +70,8 @@ def _run(settings: Settings) -> None:
             max_vcpus=settings.max_vcpus,
             max_vms=settings.max_vms,
         ) as probes:
+            if os.geteuid() != 0:  # a module's types are read: what loaded the probes is not needed to run them
+                rights.give_up("CAP_SYS_ADMIN")
             recording = Recording(settings.record, settings.record_seconds) if settings.record else None
             collector = Collector(probes, listener, recording, settings.qmp, follow=not settings.no_qmp)
             for number in (signal.SIGTERM, signal.SIGINT):

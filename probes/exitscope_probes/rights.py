@@ -1,5 +1,6 @@
 """What the kernel lets this process do, and in which of its namespaces it stands."""
 
+import ctypes
 import os
 from typing import Final, Literal
 
@@ -21,6 +22,8 @@ CAPABILITIES: Final = {
     "CAP_BPF": 39,
 }
 
+_CAPABILITY_VERSION_3: Final = 0x20080522  # likewise: two sets of 32 bits
+
 
 def held(proc: Proc) -> frozenset[str]:
     """Those of CAPABILITIES that are effective, whatever namespace they count in."""
@@ -40,3 +43,17 @@ def is_initial(kind: Namespace) -> bool:
         return os.stat(f"/proc/self/ns/{kind}").st_ino == _INITIAL[kind]
     except FileNotFoundError:
         return True
+
+
+def give_up(capability: str) -> None:
+    """Never have one of CAPABILITIES again, nor let a child have it. Raises OSError if that is refused."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    half, bit = divmod(CAPABILITIES[capability], 32)
+    if libc.capget(header, sets) == 0:
+        for which in range(3):
+            sets[half * 3 + which] &= ~(1 << bit)
+        if libc.capset(header, sets) == 0:
+            return
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,6 +1,7 @@
 """A collector that could not see right refuses to start and says why; one that starts counts what the guest did."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -9,9 +10,10 @@ import pytest
 
 from exitscope_probes.isolated import python
 from exitscope_probes.records import MODE_KERNEL, MODE_UFFD
+from exitscope_probes.rights import CAPABILITIES
 from tests.kernel.client import collecting, command, welcomed
 from tests.kernel.harness import answer, finish, go, guest
-from tests.kernel.test_least_privilege import GRANTED, as_nobody
+from tests.kernel.test_least_privilege import GRANTED, ROOT, as_nobody
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
@@ -90,13 +92,34 @@ mount --bind "$d/kallsyms" /proc/kallsyms; rm -r "$d"
     assert "userfaultfd_ioctl" in line
 
 
+def open_to_nobody(directory: Path) -> None:
+    directory.chmod(0o777)
+    for parent in directory.parents:
+        if parent.owner() == "root" and parent.name.startswith("pytest"):
+            parent.chmod(0o755)
+
+
+def test_what_only_loads_a_modules_probes_is_given_up(tmp_path: Path) -> None:
+    """Where KVM is a module the unit has CAP_SYS_ADMIN as well, for as long as the probes are loaded."""
+    settings = (ROOT / "deploy/kvm-module.conf").read_text()
+    added = {
+        frozenset(names.split()) for names in re.findall(r"^(?:Ambient|.*Bounding).*=(.*)$", settings, re.MULTILINE)
+    }
+    assert added == {frozenset({"CAP_SYS_ADMIN"})}
+    open_to_nobody(tmp_path)
+    with collecting(tmp_path / "collector.sock", wrapper=as_nobody(GRANTED | {"CAP_SYS_ADMIN"})) as process:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    sets = {name: int(value, 16) for name, value in re.findall(r"^Cap(\w+):\s+(\w+)$", status, re.MULTILINE)}
+    granted = sum(1 << CAPABILITIES[name] for name in GRANTED)
+    assert {name: sets[name] for name in ("Inh", "Prm", "Eff", "Amb")} == dict.fromkeys(
+        ("Inh", "Prm", "Eff", "Amb"), granted
+    )
+
+
 @pytest.mark.parametrize("hidepid", [0, 2, 4])
 def test_with_just_its_capabilities_it_sees_other_users_vms_whole(hidepid: int, tmp_path: Path) -> None:
     """As `nobody` with what the unit grants, also where /proc hides other users' processes."""
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
-        if parent.owner() == "root" and parent.name.startswith("pytest"):
-            parent.chmod(0o755)
+    open_to_nobody(tmp_path)
     path = tmp_path / "collector.sock"
     hiding = in_own_mounts(f"mount -t proc -o hidepid={hidepid} proc /proc")
     with (
