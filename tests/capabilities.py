@@ -101,6 +101,12 @@ def _uffd_feature(feature: int) -> str | None:
     return None if struct.unpack("=3Q", answer)[1] & feature else "not in UFFDIO_API's features"
 
 
+def _cgroup2() -> str | None:
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    place = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
+    return None if place and os.access(place, os.W_OK) else "no cgroup2 that may be written to"
+
+
 def _chromium() -> str | None:
     return None if shutil.which("chromium") else Curable("no chromium in PATH")
 
@@ -154,6 +160,7 @@ _PROBES: Final[dict[str, tuple[str, Callable[[], str | None]]]] = {
     "hardware_exits": ("hardware exits", _hardware_exits),
     "fentry": ("fentry", _fentry),
     "kprobe": ("kprobes", _kprobe),
+    "cgroup2": ("cgroup2", _cgroup2),
     "chromium": ("Chromium", _chromium),
     "vm": ("VM", _vm),
 }

@@ -1,6 +1,7 @@
 """The whole product as its user starts it, in a process of its own: `exitscope demo`, `exitscope run`."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -22,13 +23,16 @@ TIMEOUT_S: Final = 60  # a loaded machine may take its time; how long it takes i
 class Product:
     """One run of `exitscope <command>`: its address, and its processes by what they do.
 
-    wrapper: a command that executes what follows it.
+    wrapper: a command that executes what follows it; all_vms: those of the host, not only those of this test session.
     """
 
-    def __init__(self, command: str, directory: Path, *options: str, wrapper: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: str, directory: Path, *options: str, wrapper: Sequence[str] = (), all_vms: bool = False
+    ) -> None:
         self.socket = directory / "collector.sock"
         arguments = [*wrapper, *python("exitscope", command, "--port", "0", "--socket", str(self.socket))]
         arguments += ["--recordings", str(directory / "recordings"), *options]
+        arguments += [] if all_vms else ["--only-pid-tree", str(os.getpid())]
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout
         said = []
@@ -87,10 +91,10 @@ def products() -> Iterator[Callable[..., Product]]:
     directory.chmod(0o755)
     started: list[Product] = []
 
-    def start(command: str, *options: str, wrapper: Sequence[str] = ()) -> Product:
+    def start(command: str, *options: str, **settings: Any) -> Product:
         own = Path(tempfile.mkdtemp(dir=directory))
         own.chmod(0o755)
-        started.append(Product(command, own, *options, wrapper=wrapper))
+        started.append(Product(command, own, *options, **settings))
         return started[-1]
 
     try:

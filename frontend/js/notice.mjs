@@ -27,7 +27,7 @@ function about(state, all) {
   const frame = state.frame;
   if (!frame) return '';
   const vm = (frame.vms ?? []).find((/** @type {{id: string}} */ each) => each.id === frame.vm);
-  const host = [frame.source?.host, frame.source?.kernel && `Linux ${frame.source.kernel}`].filter(Boolean).join(', ');
+  const host = [frame.source?.host, frame.source?.kernel && `Linux ${frame.source.kernel}`, frame.source?.only && `only VMs ${frame.source.only}`].filter(Boolean).join(', ');
   if (all) return `${(frame.vms ?? []).filter((/** @type {{state: string}} */ each) => each.state !== 'gone').length} running VMs together${host ? ` · on ${host}` : ''}`;
   if (!vm) return host;
   const gone = vm.state === 'gone' ? 'This VM has ended; its last totals stay for ten minutes. ' : '';

@@ -20,6 +20,7 @@ from .errors import ProbeError, RecordingError, RingError, fail
 from .ledger import Ledger
 from .loader import Probes, load
 from .migration import Follower
+from .only import only
 from .publisher import Publisher
 from .recording import Recording
 from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
@@ -69,6 +70,7 @@ def _run(settings: Settings) -> None:
             ring_bytes=settings.ring_bytes,
             max_vcpus=settings.max_vcpus,
             max_vms=settings.max_vms,
+            only=only(settings.only_pid_tree, settings.only_cgroup),
         ) as probes:
             if os.geteuid() != 0:  # a module's types are read: what loaded the probes is not needed to run them
                 rights.give_up("CAP_SYS_ADMIN")
@@ -120,7 +122,7 @@ class Collector:
         self._polled_ns = self._started_ns
         self._ending: dict[int, int] = {}  # VM number -> when it was found gone
         self._drain_s = _DRAIN_S
-        self._seeding = Seeding(probes)
+        self._seeding = Seeding(probes, only=probes.only)
         self._seed_searches = 0
         self._profile = profiles.of_this_kernel()
         self._selector = selectors.DefaultSelector()
@@ -250,6 +252,7 @@ class Collector:
             "started_ns": self._started_ns,
             "capabilities": {"hooks": list(map(dataclasses.asdict, self._probes.hooks)), "profile": self._profile},
             "max_vcpus": self._probes.max_vcpus,
+            "only": self._probes.only.told,
         }
         return [
             Message(Kind.HELLO, now_ns, hello),

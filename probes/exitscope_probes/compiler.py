@@ -29,6 +29,7 @@ _HEADERS = (
         "kernel.h",
         "maps.h",
         "account.h",
+        "only.h",
         "identity.h",
         "pending.h",
         "fault.h",
@@ -41,6 +42,8 @@ _HEADERS = (
 _OFFSETS = {
     "OFF_TASK_PID": "task_struct.pid",
     "OFF_TASK_MM": "task_struct.mm",
+    "OFF_TASK_TGID": "task_struct.tgid",
+    "OFF_TASK_PARENT": "task_struct.real_parent",
     "OFF_TASK_FILES": "task_struct.files",
     "OFF_FILES_FDT": "files_struct.fdt",
     "OFF_FDT_FD": "fdtable.fd",
@@ -147,6 +150,7 @@ def defines(btf: KernelBtf) -> dict[str, int]:
         **{macro: formats.offset_of(path) or 0 for macro, path in _FIELDS.items()},
         "SWITCH_SAYS_STATE": int(len(btf.raw_arguments("sched_switch") or ()) > 3),
         "OFF_TASK_STATE": btf.offset("task_struct.__state") or btf.offset("task_struct.state") or 0,
+        "HAS_ANCESTOR_CGROUP": int(btf.function_arguments("bpf_get_current_ancestor_cgroup_id") is not None),
         "NR_READ": _NR_READ[platform.machine()],
     }
 

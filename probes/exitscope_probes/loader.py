@@ -4,10 +4,13 @@ import os
 import resource
 from contextlib import suppress
 
+import numpy as np
+
 from .btf import KernelBtf
 from .compiler import LoadError, compile_probes, defines
 from .hooks import Candidate, Strategy
 from .maps import Maps
+from .only import ALL, Only
 from .plan import Choice, HookStatus, choose, status_of, unseen
 from .tracing import attach
 from .upkeep import Probes, closer
@@ -58,8 +61,9 @@ def load(
     ring_bytes: int = 16 << 20,
     max_vcpus: int = 512,
     max_vms: int = 256,
+    only: Only = ALL,
 ) -> Probes:
-    """Compiles and attaches the probes. ring_bytes: a power of two of pages.
+    """Compiles and attaches the probes. ring_bytes: a power of two of pages; only: whose VMs are traced.
 
     Raises LoadError (maps, compile, permission) or BtfError. A hook that this kernel does not allow is no error, its
     status says so, unless what is counted would be wrong without it (hooks.Hook.essential).
@@ -72,7 +76,8 @@ def load(
         maps = Maps(ring_bytes, max_vcpus, max_vms)
     except OSError as error:
         raise LoadError(f"the kernel refuses a BPF map: {error.strerror}", "are you root?") from None
-    probes = Probes(maps)  # the slots are there before the first program runs
+    maps["only"].put(maps["only"].index(0), np.array((only.tgid, only.cgroup), maps["only"].value))
+    probes = Probes(maps, only)  # the slots are there before the first program runs
     try:
         wanted = {made.program for choice in choices for one in choice.possible for made in one.attachments}
         attacher = _Attacher(btf, compile_probes(defines(btf) | maps.defines(), wanted), probes)

@@ -93,6 +93,18 @@ class Proc:
                 return int(line.split()[1])
         return None
 
+    def parent(self, pid: int) -> int | None:
+        """The process that a process is a child of; 0 for the first one, None if it is gone."""
+        fields = (self.text(pid, "stat") or "").rpartition(")")[2].split()
+        return int(fields[1]) if len(fields) > 1 else None  # the fourth field of proc(5)
+
+    def cgroup(self, pid: int) -> str | None:
+        """Its control group of version 2, from the root of the hierarchy; None if it is gone or has none."""
+        for line in (self.text(pid, "cgroup") or "").splitlines():
+            if line.startswith("0::"):
+                return line.removeprefix("0::")
+        return None
+
     def executable(self, pid: int) -> str:
         """The name of the executable file, "" if it is gone."""
         try:

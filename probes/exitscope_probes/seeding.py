@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from .only import ALL, Only
 from .procfs import Proc, vcpu_number
 
 KVM_RUN: Final = 0xAE80  # include/uapi/linux/kvm.h
@@ -26,15 +27,18 @@ class _Process:
 
 
 class Seeding:
-    """Finds them in /proc; a thread on a processor hides its system call, so `search` is to be repeated."""
+    """Finds them in /proc; a thread on a processor hides its system call, so `search` is to be repeated.
 
-    def __init__(self, probes: Seeder, proc: Proc | None = None) -> None:
+    only: whose VMs are looked for.
+    """
+
+    def __init__(self, probes: Seeder, proc: Proc | None = None, only: Only = ALL) -> None:
         self._probes = probes
         self._proc = proc or Proc()
         self._ioctl = str(_NR_IOCTL.get(platform.machine(), -1))
         self._processes: dict[int, _Process] = {}
         for pid in self._proc.pids():
-            links = self._proc.fd_links(pid) or {}
+            links = (self._proc.fd_links(pid) or {}) if only.includes(pid, self._proc) else {}
             fds = {fd for fd, link in links.items() if vcpu_number(link) is not None}
             if fds:
                 threads = set(self._proc.tasks(pid))

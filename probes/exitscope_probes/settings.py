@@ -14,7 +14,9 @@ _MIN_RING_BYTES: Final = 4096  # one page: kernel/bpf/ringbuf.c takes a power of
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """ring_bytes: a power of two; record: a file, for record_seconds; qmp, no_qmp: see migration.Follower."""
+    """ring_bytes: a power of two; only_pid_tree, only_cgroup: see only.only; record: a file, for record_seconds; qmp,
+    no_qmp: see migration.Follower.
+    """
 
     socket: str = DEFAULT_PATH
     group: str | None = None
@@ -22,6 +24,8 @@ class Settings:
     ring_bytes: int = 16 << 20
     max_vcpus: int = 512
     max_vms: int = 256
+    only_pid_tree: int | None = None
+    only_cgroup: str | None = None
     record: str | None = None
     record_seconds: float = DEFAULT_SECONDS
     qmp: Sequence[str] = ()
@@ -111,6 +115,8 @@ OPTIONS: Final[dict[str, Option]] = {
         Option("ring_bytes", "Size of the ring of fault records, a power of two.", _power_of_two, "BYTES"),
         Option("max_vcpus", "vCPUs followed at once.", _positive, "NUMBER"),
         Option("max_vms", "VMs followed at once.", _positive, "NUMBER"),
+        Option("only_pid_tree", "Trace only the VMs of this process and its descendants.", _positive, "PID"),
+        Option("only_cgroup", "Trace only the VMs in this control group (cgroup2).", metavar="PATH"),
         Option("record", "Also write what is collected to this file (gzip).", metavar="PATH"),
         Option("record_seconds", "How long to record.", _seconds, "SECONDS"),
         Option(

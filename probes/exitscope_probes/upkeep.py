@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps, map_array
+from .only import ALL, Only
 from .plan import HookStatus
 
 _STALE_NS: Final = 10_000_000_000
@@ -23,9 +24,10 @@ class Probes:
     entries.
     """
 
-    def __init__(self, maps: Maps) -> None:
-        """Fills the queues of free slots; programs may be attached from then on."""
+    def __init__(self, maps: Maps, only: Only = ALL) -> None:
+        """Fills the queues of free slots; programs may be attached from then on. only: whose VMs they trace."""
         self.maps = maps
+        self.only = only
         self.hooks: tuple[HookStatus, ...] = ()
         self.on_close: list[Callable[[], object]] = []
         self.ring_bytes = maps["records"].entries

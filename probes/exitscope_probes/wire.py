@@ -4,7 +4,8 @@ A frame is a 32-byte header, `meta_bytes` of JSON, then the message's arrays in 
 `meta["counts"][name]` items long. A recording of a run is the same frames, one after the other, gzip-compressed.
 
 Kinds (meta fields; arrays):
-  HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus"}
+  HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus",
+           "only": null, or which VMs alone are traced}
   VMS      when something about the VMs changed, and at least once a second: {"vms": [{"vm", "id", "pid", "name",
            "vmm", "state": "running"|"gone", "vcpus": [{"vcpu", "slot", "tid", "name"}],
            "uffds": [{"fd", "pending", "total"}], "command", "handlers": [{"tid", "name", "cpu_ns"}],

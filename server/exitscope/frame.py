@@ -152,6 +152,7 @@ def source(aggregate: Aggregate, status: Status) -> dict[str, Any]:
         "errors": status.errors,
         "host": aggregate.hello.host,
         "kernel": aggregate.hello.kernel,
+        "only": aggregate.hello.only,
     }
 
 

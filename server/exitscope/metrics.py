@@ -60,9 +60,9 @@ class _Totals(Collector):
         replayed = source["kind"] == "replay"
         up.add_metric([source["kind"]], float(source["state"] == "connected" and not replayed))
         yield up
-        told = {"version": __version__, "host": source["host"] or "", "kernel": source["kernel"] or ""}
+        told = {"version": __version__, **{name: source[name] or "" for name in ("host", "kernel", "only")}}
         if replayed:  # another host's VMs at another time: nothing of them may pass for this host's
-            told["host"] = told["kernel"] = ""
+            told |= {"host": "", "kernel": ""}
         yield InfoMetricFamily("exitscope", "This server, and the host that is traced.", told)
         if replayed:
             return

@@ -172,6 +172,7 @@ class Source(BaseModel):
     errors: int = Field(description="Frames from the source that did not fit the protocol; a count.")
     host: str | None = Field(description="Name of the traced host.")
     kernel: str | None = Field(description="Release of its kernel.")
+    only: str | None = Field(None, description="Which VMs alone are traced; null: every VM of the host.")
 
 
 class Failure(BaseModel):

@@ -75,6 +75,7 @@ class Hello(_Model):
     started_ns: int = 0
     capabilities: list[dict[str, Any]] | dict[str, Any] | None = None
     max_vcpus: NonNegativeInt | None = None
+    only: Annotated[str, Field(max_length=1024)] | None = None
     migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
 
 

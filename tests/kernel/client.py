@@ -1,5 +1,6 @@
 """A client of the collector's socket, as simple as can be, and a collector process to connect to."""
 
+import os
 import socket
 import subprocess
 import time
@@ -134,7 +135,9 @@ def welcomed(path: Path) -> Client:
 
 
 def command(path: Path, *options: object) -> list[str]:
-    return python("exitscope_probes", "collect", "--socket", str(path), *map(str, options))
+    """A collector of the VMs of this test session alone."""
+    ours = ("--only-pid-tree", os.getpid())
+    return python("exitscope_probes", "collect", "--socket", str(path), *map(str, (*ours, *options)))
 
 
 @contextmanager

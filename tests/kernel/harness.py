@@ -1,11 +1,12 @@
 """Real guests under real probes: what the kernel counted and recorded of one guest, beside the guest's own report."""
 
 import json
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from exitscope_probes.guest.build import binary_path
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.loader import Probes
 from exitscope_probes.maps import TIDS_PER_PAGE
+from exitscope_probes.only import Only, only
 from exitscope_probes.records import (
     FAULT_DTYPE,
     LOSSES,
@@ -30,7 +32,6 @@ from exitscope_probes.ring import RingReader
 from exitscope_probes.totals import TotalsReader
 
 TIMEOUT_S = 60
-_OTHERS_S = 20.0
 DEFAULTS: dict[str, Any] = {}  # settings of every Watch that says nothing else
 NO_LOSS = dict.fromkeys(LOSSES, 0)
 STAGES = ("raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns")
@@ -52,20 +53,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def other_vcpus() -> int:
-    """vCPUs of this host's other VMs, which take room of ours; those about to end are given a while."""
-    deadline = time.monotonic() + _OTHERS_S
-    while (count := _running_vcpus()) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return count
-
-
-def _running_vcpus() -> int:
-    count = 0
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            count += str(fd.readlink()).startswith("anon_inode:kvm-vcpu")
-    return count
+def of_ours() -> Only:
+    """The VMs of this test session alone: the host may have others, and other sessions run."""
+    return only(pid_tree=os.getpid())
 
 
 @contextmanager
@@ -144,11 +134,11 @@ class Observed:
 
 
 class Watch:
-    """Loaded probes and their readers."""
+    """Loaded probes and their readers, for the VMs of this session alone."""
 
     def __init__(self, **settings: Any) -> None:
         self._cleanup = ExitStack()
-        self.probes = self._cleanup.enter_context(loader.load(**DEFAULTS | settings))
+        self.probes = self._cleanup.enter_context(loader.load(**{"only": of_ours()} | DEFAULTS | settings))
         self.totals = TotalsReader(self.probes)
         self.ring = RingReader(self.probes.ring_fd, self.probes.ring_bytes, FAULT_DTYPE)
         self._records: list[npt.NDArray[Any]] = []
@@ -168,7 +158,7 @@ class Watch:
     @contextmanager
     def losing(self, **expected: int) -> Iterator[None]:
         """What happens meanwhile must lose exactly this, by default nothing."""
-        self.drain()  # other VMs of this host fill the ring, too
+        self.drain()
         before = self.loss()
         yield
         after = self.loss()
@@ -236,10 +226,7 @@ class Watch:
 
 
 class Traces:
-    """Keys under which the maps know some processes' VMs: other VMs of the host come and go as they like.
-
-    To be made while the processes live.
-    """
+    """Keys under which the maps know some processes' VMs. To be made while the processes live."""
 
     def __init__(self, probes: Probes, pids: list[int]) -> None:
         self._maps = probes.maps

@@ -23,7 +23,7 @@ from tests.kernel.harness import (
     finish,
     go,
     guest,
-    other_vcpus,
+    of_ours,
     wait_until,
 )
 
@@ -48,9 +48,8 @@ class Live:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    """Room for two batches of VMs only, beside what this host's other VMs take."""
-    others = other_vcpus()
-    with load(max_vcpus=2 * AT_ONCE * VCPUS + others, max_vms=2 * AT_ONCE + others) as probes:
+    """Room for two batches of VMs only."""
+    with load(max_vcpus=2 * AT_ONCE * VCPUS, max_vms=2 * AT_ONCE, only=of_ours()) as probes:
         collector = Collector(probes, Listener(str(tmp_path / "collector.sock")))
         thread = threading.Thread(target=collector.run)
         thread.start()

@@ -44,7 +44,7 @@ def test_doctor_says_so_finds_the_same_hooks_and_changes_nothing() -> None:
 
 def test_every_fault_is_counted() -> None:
     with products() as start:
-        product = start("run", wrapper=WITHOUT_TRACEFS)
+        product = start("run", wrapper=WITHOUT_TRACEFS, all_vms=True)
         product.until("api/v1/health", lambda answer: answer["source"]["state"] == "connected", "a live source")
         pid = run_guest("--mode", "uffd", "--vcpus", 2, "--pages", PAGES)["pid"]
 

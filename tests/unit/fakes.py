@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from exitscope_probes.exit_reasons import ISA_SVM
 from exitscope_probes.histogram import BUCKETS
+from exitscope_probes.only import ALL
 from exitscope_probes.plan import HookStatus
 from exitscope_probes.records import (
     FAULT_DTYPE,
@@ -89,6 +90,7 @@ class FakeProbes:
             HookStatus("resolve", "resolve", "missing", None, (("tracepoint:y", "why"),), "no fill stage"),
             HookStatus("guest_walk", "walk", "missing", None, (), "no raise stage", essential=False),
         )
+        self.only = ALL
         self.ring = FakeRing(ring_bytes)
         files = [
             MemoryFile(max_vcpus * VCPU_DTYPE.itemsize),

@@ -11,11 +11,13 @@ static __always_inline void note_new_memory(void) {
         __sync_fetch_and_add(&known->memories, 1);
 }
 
-/* Slot of the VM's totals, NO_SLOT if there is no room. */
+/* Slot of the VM's totals, NO_SLOT if there is no room, or if it is none that is traced. */
 static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     u32 *known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
     if (known)
         return *known;
+    if (!is_wanted())
+        return NO_SLOT;
     struct free_slot got = {};
     if (bpf_map_pop_elem(MAP(free_vms), &got)) {
         lose(LOSS_MAP_FULL);

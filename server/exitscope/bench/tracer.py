@@ -1,6 +1,7 @@
 """The product at work while a guest runs: a collector of its own, and a recording of what it sees."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import tempfile
@@ -38,9 +39,12 @@ def refuse_other_collector(path: str) -> None:
 
 @contextmanager
 def collecting(directory: Path) -> Iterator[str]:
-    """A collector that listens on the socket path given back. Raises UserError with what it says if it cannot start."""
+    """A collector of the guests of this process, listening on the socket path given back.
+
+    Raises UserError with what it says if it cannot start.
+    """
     path = str(directory / "collector.sock")
-    command = python("exitscope", "collect", "--socket", path)
+    command = python("exitscope", "collect", "--socket", path, "--only-pid-tree", str(os.getpid()))
     with tempfile.TemporaryFile() as said, child(command, subprocess.DEVNULL, said) as process:
         deadline = time.monotonic() + _START_S
         while not _listens(path):
