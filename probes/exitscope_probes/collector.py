@@ -15,17 +15,16 @@ from typing import Any, Final
 import numpy as np
 
 from . import __version__, checks, profiles, rights
-from .discovery import Discovery
+from .discovery import Rows
 from .errors import ProbeError, RecordingError, RingError, fail
 from .ledger import Ledger
 from .loader import Probes, load
-from .migration import Follower
+from .observer import Observer
 from .only import only
 from .publisher import Publisher
 from .recording import Recording
 from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
 from .ring import RingReader
-from .seeding import Seeding
 from .settings import Settings
 from .socketfile import Listener
 from .totals import Totals, TotalsReader
@@ -39,7 +38,8 @@ _DRAIN_MIN_S: Final = 0.001
 _TOTALS_S: Final = 0.2
 _DISCOVERY_NS: Final = 1_000_000_000
 _RETIRE_NS: Final = 5_000_000_000  # a gone VM's slots wait this long for a client that is behind
-_SEED_FAST_S, _SEED_FAST_SEARCHES, _SEED_SLOW_S = 0.1, 20, 1.0
+_NAMING_NS: Final = 50_000_000  # totals of a new VM wait so long for its name, and no longer
+_UNBORN_NS: Final = 1_000_000_000  # a VM without a vCPU that ends sooner was a VMM's test of KVM
 _STALE_S: Final = 5.0
 _HANDLER_SAMPLE: Final = 256
 
@@ -115,19 +115,22 @@ class Collector:
         self._reader = TotalsReader(probes)
         self._totals = Totals(*(np.empty(0, t) for t in ("<u4", VCPU_DTYPE, "<i8", VM_DTYPE, CELL_DTYPE)))
         self._ledger = Ledger(probes.hooks)
-        self._discovery = Discovery()
-        self._vms: list[dict[str, Any]] = []
+        self._vms: list[dict[str, Any]] = []  # as told last
+        self._found: list[dict[str, Any]] | None = None  # and not told yet
+        self._migrations: dict[int, Message] = {}  # the newest of each VM
+        self._untold: list[Message] = []  # of VMs that are in _found
+        self._first_ns: dict[int, int] = {}  # VM number -> when it was seen first
         self._rows_key = b""
-        self._discovered_ns = 0
+        self._asked_ns = 0
+        self._hold_until_ns = 0
         self._polled_ns = self._started_ns
         self._ending: dict[int, int] = {}  # VM number -> when it was found gone
         self._drain_s = _DRAIN_S
-        self._seeding = Seeding(probes, only=probes.only)
-        self._seed_searches = 0
         self._profile = profiles.of_this_kernel()
         self._selector = selectors.DefaultSelector()
         self._publisher = Publisher(listener, self._selector, self._welcome)
-        self._follower = Follower(self._selector, self._send, qmp, follow)
+        self._observer = Observer(self._selector, self, qmp, follow, probes.only)
+        self._tick_task = _Task(self._tick)
 
     def stop(self, reason: str) -> None:
         """Let `run` return; safe in a signal handler."""
@@ -135,21 +138,21 @@ class Collector:
 
     def run(self) -> None:
         """Until `stop`: serve the clients, and call each task when it is due."""
-        tick = _Task(self._tick)
-        tasks = (_Task(self._drain), tick, _Task(self._seed), _Task(self._forget_stale), _Task(self._follower.run))
+        tick = self._tick_task
+        tasks = (_Task(self._drain), tick, _Task(self._forget_stale))
         self._record(self._welcome())
         while self._stop_reason is None:
             for task in tasks:
                 if time.monotonic() >= task.due:
                     task.due = time.monotonic() + task.run()
-            if self._reader.rows_changed():  # a VM may live for less than a tick: look at it at once
+            if not self._held and self._reader.rows_changed():  # a VM may live for less than a tick: look at once
                 tick.due = 0.0
             timeout = max(min(task.due for task in tasks) - time.monotonic(), 0)
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
         self._drain()
-        self._tick()
-        self._follower.close()
+        self._publish()
+        self._observer.close()
         self._publisher.close(self._stop_reason)
         if self._recording:
             self._recording.close(self._stop_reason)
@@ -173,43 +176,92 @@ class Collector:
                 continue
             if len(records):
                 sample = records[-_HANDLER_SAMPLE:]
-                self._discovery.note_handlers(sample["vm"], sample["handler_tid"])
-                self._discovery.note_addresses(sample["vm"], sample["hva"])
+                self._observer.note(sample)
                 self._publisher.publish_faults(records)
                 self._record([Message(Kind.FAULTS, time.monotonic_ns(), {"dropped": 0}, {"records": records})])
             if len(records) < BATCH_RECORDS:
                 break
         return self._drain_s
 
+    @property
+    def _held(self) -> bool:
+        """Whether totals wait for names that were asked for."""
+        return self._observer.asked and time.monotonic_ns() < self._hold_until_ns
+
     def _tick(self) -> float:
         """Publish the totals, and before them who the VMs are, when that may have changed."""
+        now_ns = time.monotonic_ns()
+        self._observer.check()
+        rows = self._reader.rows()
+        rows_key = _rows_key(rows)
+        due = rows_key != self._rows_key or now_ns - self._asked_ns >= _DISCOVERY_NS
+        if due and self._observer.ask(Rows.of(rows)):
+            if rows_key != self._rows_key:
+                self._hold_until_ns = now_ns + _NAMING_NS
+            self._rows_key, self._asked_ns = rows_key, now_ns
+        if self._held:
+            return (self._hold_until_ns - now_ns) / 1e9
+        self._publish()
+        return _TOTALS_S
+
+    def _publish(self) -> None:
         now_ns = time.monotonic_ns()
         if self._ending:
             self._drain()  # what a VM's faults left in the ring belongs before its end
         self._polled_ns = time.monotonic_ns()
         self._totals = self._reader.poll()
-        rows_key = _rows_key(self._totals)
-        final: set[int] = set()
-        if rows_key != self._rows_key or self._ending or now_ns - self._discovered_ns >= _DISCOVERY_NS:
-            self._rows_key = rows_key
-            self._discovered_ns = now_ns
-            self._vms = self._discovery.describe(self._totals, now_ns)
+        # A VM that was found gone gets one more look at its totals; only then do clients hear of its end.
+        final = set(self._ending)
+        if self._found is not None:
+            self._vms, self._found = self._present(self._found, now_ns), None
             gone = {vm["vm"] for vm in self._vms if vm["state"] == "gone"}
-            # A VM just found gone gets one more look at its totals; only then do clients hear of its end.
-            final = gone & self._ending.keys()
+            final &= gone
             self._ending = {number: self._ending.get(number, now_ns) for number in gone}
             self._send_vms([vm | {"state": "running"} for vm in self._vms])
-            self._follower.see(self._vms)
+            for message in self._untold:
+                self._send(message)
+            self._untold.clear()
         self._send_totals()
         if final:
             self._send_vms([vm if vm["vm"] in final else vm | {"state": "running"} for vm in self._vms])
             self._retire(final, now_ns)
-        return _TOTALS_S
+
+    def _present(self, found: list[dict[str, Any]], now_ns: int) -> list[dict[str, Any]]:
+        """Those of the VMs found that still have a row; a VMM's short test of KVM, without a vCPU, is none."""
+        totals = self._totals
+        active = totals.vms["events_read"] + totals.vms["fills_demand"].sum(1) + totals.vms["fills_background"].sum(1)
+        known = set(totals.vms["vm"].tolist()) | set(totals.vcpus["vm"].tolist())
+        born = set(totals.vms["vm"][active > 0].tolist()) | set(totals.vcpus["vm"].tolist())
+        self._first_ns = {number: self._first_ns.get(number, now_ns) for number in known}
+        born |= {number for number, first_ns in self._first_ns.items() if now_ns - first_ns >= _UNBORN_NS}
+        ended = {vm["vm"] for vm in found if vm["state"] == "gone"} & known - born
+        if ended:
+            self._retire(ended, now_ns)
+        return [vm for vm in found if vm["vm"] in born & known]
+
+    def found_vms(self, vms: list[dict[str, Any]]) -> None:
+        """See observer.Listener."""
+        self._found = vms
+        self._tick_task.due = 0.0
+
+    def found_migration(self, meta: dict[str, Any], time_ns: int) -> None:
+        """See observer.Listener."""
+        message = Message(Kind.MIGRATION, time_ns, meta)
+        self._migrations[meta["vm"]] = message
+        if self._found is None:
+            self._send(message)
+        else:
+            self._untold.append(message)
+
+    def found_seed(self, tid: int, vcpu_fd: int) -> None:
+        """See observer.Listener."""
+        self._probes.seed_thread(tid, vcpu_fd)
+        _log.info("thread %d was running a vCPU already", tid)
 
     def _retire(self, final: set[int], now_ns: int) -> None:
         """Give the slots of gone VMs back, once every client knows their last totals or took too long."""
         if self._publisher.behind:
-            final = {number for number in final if now_ns - self._ending[number] >= _RETIRE_NS}
+            final = {number for number in final if now_ns - self._ending.get(number, now_ns) >= _RETIRE_NS}
         numbers = np.array(sorted(final), "<u4")
         totals = self._totals
         rows, vms = np.isin(totals.vcpus["vm"], numbers), np.isin(totals.vms["vm"], numbers)
@@ -220,22 +272,14 @@ class Collector:
             self._reader.clear_vm(slot)
             self._probes.free_vm_slot(slot)
         for number in final:
-            self._discovery.forget(number)
-            del self._ending[number]
+            self._ending.pop(number, None)
+            self._migrations.pop(number, None)
+            self._first_ns.pop(number, None)
+        self._observer.forget(final)
         self._vms = [vm for vm in self._vms if vm["vm"] not in final]
         self._totals = Totals(
             totals.slots[~rows], totals.vcpus[~rows], totals.vm_slots[~vms], totals.vms[~vms], totals.cells
         )
-
-    def _seed(self) -> float:
-        """Look for threads that were inside KVM_RUN before the hooks were there."""
-        if self._seeding.done:
-            return 3600.0
-        found = self._seeding.search()
-        if found:
-            _log.info("%d vCPUs were running already", found)
-        self._seed_searches += 1
-        return _SEED_FAST_S if self._seed_searches < _SEED_FAST_SEARCHES else _SEED_SLOW_S
 
     def _forget_stale(self) -> float:
         """Fills whose waiter never came back, from time to time."""
@@ -244,6 +288,7 @@ class Collector:
 
     def _welcome(self) -> list[Message]:
         now_ns = time.monotonic_ns()
+        running = {vm["vm"] for vm in self._vms if vm["state"] == "running"}
         hello = {
             "version": __version__,
             "host": platform.node(),
@@ -258,7 +303,7 @@ class Collector:
             Message(Kind.HELLO, now_ns, hello),
             Message(Kind.VMS, now_ns, {"vms": [vm | {"state": "running"} for vm in self._vms]}),
             self._totals_message(snapshot=True),
-            *self._follower.newest(),
+            *(message for number, message in self._migrations.items() if number in running),
         ]
 
     def _send_vms(self, vms: list[dict[str, Any]]) -> None:

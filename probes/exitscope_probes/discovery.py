@@ -4,11 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from .memory import backing, command_line, uffd_features
 from .procfs import MAX_FDS, USERFAULTFD, Proc, is_kvm
+from .reads import Reads, Unreadable
 from .records import ADDRESS_UNKNOWN, VCPU_OTHER
 from .threads import role_of
 from .totals import Totals
@@ -17,9 +15,61 @@ from .vmm import identify, libvirt_domain, uuid_of
 MAX_UFFDS: Final = 64
 MAX_HANDLERS: Final = 8
 MAX_THREADS: Final = 64
-_MAX_ADDRESSES: Final = 8
-_FD_SCAN_NS: Final = 2_000_000_000  # a process's fds are listed this often, its known uffds read every time
+MAX_ADDRESSES: Final = 8
+_LOOK_NS: Final = 900_000_000  # a process is looked at this often, and when its vCPUs change
+_FD_SCAN_NS: Final = 2_000_000_000  # its fds and threads are listed this often, its known uffds read every time
 _EXITED_NS: Final = 1_000_000_000  # all vCPU threads must have been gone this long: a VMM may start new ones
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the kernel's rows say of who is there. vms: (number, pid); vcpus: (slot, VM, pid, vCPU, tid, exited)."""
+
+    vms: list[tuple[int, int]]
+    vcpus: list[tuple[int, int, int, int, int, int]]
+
+    @classmethod
+    def of(cls, totals: Totals) -> "Rows":
+        """Out of the totals."""
+        columns = (totals.vcpus[name].tolist() for name in ("vm", "tgid", "vcpu", "tid", "exited"))
+        vms = zip(totals.vms["vm"].tolist(), totals.vms["tgid"].tolist(), strict=True)
+        return cls(list(vms), list(zip(totals.slots.tolist(), *columns, strict=True)))
+
+
+_Vcpu = tuple[int, int, int, bool]  # vCPU number, slot, tid, exited
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    name: str
+    vmm: str
+    command: str = ""
+    uuid: str | None = None
+    domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """What is open in a VM's process, and which threads it has."""
+
+    without_fds: bool = False
+    uffds: tuple[tuple[int, int], ...] = ()  # (pid, fd)
+    threads: dict[int, tuple[str, str]] = field(default_factory=dict)  # thread id -> name, role; no vCPUs
+    features: dict[tuple[int, int], list[str] | None] = field(default_factory=dict)  # by (pid, fd)
+    backing: tuple[str, int] | None = None
+    addresses: int = 0  # how many of the addresses `backing` is from
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is newly known of a VM's process. handlers: thread id -> pid, name, name of the process."""
+
+    identity: _Identity
+    scan: _Scan
+    names: dict[int, str]
+    handlers: dict[int, tuple[int, str, str]]
+    queues: list[dict[str, int]]
+    cpu_ns: dict[int, int | None]
 
 
 @dataclass(slots=True)
@@ -27,140 +77,197 @@ class _Vm:
     number: int
     pid: int
     start_ticks: int | None
+    user: int
     id: str
-    name: str
-    vmm: str
+    comm: str
+    identity: _Identity | None = None
+    scan: _Scan = field(default_factory=_Scan)
     thread_names: dict[int, str] = field(default_factory=dict)
-    handlers: dict[int, None] = field(default_factory=dict)  # thread ids, in order of appearance
-    uffds: list[tuple[int, int]] = field(default_factory=list)  # (pid, fd)
+    handlers: dict[int, tuple[int, str, str] | None] = field(default_factory=dict)  # the one that served last is last
+    queues: list[dict[str, int]] = field(default_factory=list)
+    cpu_ns: dict[int, int | None] = field(default_factory=dict)
+    addresses: list[int] = field(default_factory=list)  # hvas of a few faults: they lie in guest memory
+    looked_ns: int | None = None
     scanned_ns: int | None = None
     exited_ns: int | None = None
-    without_fds: bool = False
-    command: str = ""
-    uuid: str | None = None
-    domain: str | None = None
-    threads: dict[int, tuple[str, str]] = field(default_factory=dict)  # thread id -> name, role; no vCPUs
-    features: dict[tuple[int, int], list[str] | None] = field(default_factory=dict)  # by (pid, fd)
-    addresses: list[int] = field(default_factory=list)  # hvas of a few faults: they lie in guest memory
-    backing: tuple[str, int] | None = None
-    addresses_seen: int = 0  # how many of the addresses `backing` is from
+    unreadable: str | None = None
 
 
 class Discovery:
-    """Keeps what it has found out about each VM until `forget`."""
+    """Keeps what it has found out about each VM until `forget`. ids: VM number -> id, as an earlier one gave them."""
 
-    def __init__(self, proc: Proc | None = None) -> None:
+    def __init__(self, proc: Proc | None = None, reads: Reads | None = None, ids: dict[int, str] | None = None) -> None:
         self._proc = proc or Proc()
+        self._reads = reads or Reads()
+        self._ids = ids or {}
         self._vms: dict[int, _Vm] = {}
 
-    def note_handlers(self, vms: npt.NDArray[np.uint32], tids: npt.NDArray[np.uint32]) -> None:
-        """Remember which threads resolved faults of which VM, from a few records: shape (n,) each."""
-        for number, tid in set(zip(vms.tolist(), tids.tolist(), strict=True)):
+    def note_handlers(self, served: Iterable[tuple[int, int]]) -> None:
+        """Remember which threads resolved faults, from a few records: (VM number, thread id), the newest last."""
+        for number, tid in served:
             vm = self._vms.get(number)
-            if vm and tid and tid not in vm.handlers and len(vm.handlers) < MAX_HANDLERS:
-                vm.handlers[tid] = None
-                vm.scanned_ns = None
+            if not vm or not tid:
+                continue
+            if tid not in vm.handlers:
+                vm.looked_ns = vm.scanned_ns = None
+            vm.handlers[tid] = vm.handlers.pop(tid, None)
+            if len(vm.handlers) > MAX_HANDLERS:
+                del vm.handlers[next(iter(vm.handlers))]
 
-    def note_addresses(self, vms: npt.NDArray[np.uint32], hvas: npt.NDArray[np.uint64]) -> None:
-        """Remember where guest memory lies, from a few records: shape (n,) each."""
-        for number, hva in zip(vms[-_MAX_ADDRESSES:].tolist(), hvas[-_MAX_ADDRESSES:].tolist(), strict=True):
+    def note_addresses(self, asked: Iterable[tuple[int, int]]) -> None:
+        """Remember where guest memory lies, from a few records: (VM number, hva)."""
+        for number, hva in asked:
             vm = self._vms.get(number)
-            if vm and hva != ADDRESS_UNKNOWN and len(vm.addresses) < _MAX_ADDRESSES:
+            if vm and hva != ADDRESS_UNKNOWN and len(vm.addresses) < MAX_ADDRESSES:
                 vm.addresses.append(hva)
-                if vm.addresses_seen == 0:  # at once: it may live for a moment only
-                    self._look_at_memory(vm)
+                if len(vm.addresses) == 1:  # at once: it may live for a moment only
+                    vm.looked_ns = vm.scanned_ns = None
+                    self._look_at(vm, [], 0)
 
-    def describe(self, totals: Totals, now_ns: int) -> list[dict[str, Any]]:
+    def describe(self, rows: Rows, now_ns: int) -> list[dict[str, Any]]:
         """Every VM of the rows, as wire.Kind.VMS wants it; state "gone" once it has ended."""
-        rows_of: dict[int, list[tuple[int, int, int, bool]]] = {}
-        pid_of = dict(zip(totals.vms["vm"].tolist(), totals.vms["tgid"].tolist(), strict=True))
-        columns = (totals.vcpus[name].tolist() for name in ("vm", "tgid", "vcpu", "tid", "exited"))
-        for slot, vm, pid, vcpu, tid, exited in zip(totals.slots.tolist(), *columns, strict=True):
+        vcpus_of: dict[int, list[_Vcpu]] = {}
+        pid_of = dict(rows.vms)
+        for slot, vm, pid, vcpu, tid, exited in rows.vcpus:
             pid_of.setdefault(vm, pid)
             if vcpu != VCPU_OTHER:
-                rows_of.setdefault(vm, []).append((vcpu, slot, tid, bool(exited)))
-        first_tid = {number: min((row[2] for row in rows), default=0) for number, rows in rows_of.items()}
+                vcpus_of.setdefault(vm, []).append((vcpu, slot, tid, bool(exited)))
+        first_tid = {number: min((row[2] for row in rows), default=0) for number, rows in vcpus_of.items()}
         # By thread id, not by number: a restarted collector numbers the VMs of one process alike.
         for number in sorted(pid_of.keys() - self._vms.keys(), key=lambda n: (first_tid.get(n, 0), n)):
             self._vms[number] = self._meet(number, pid_of[number])
-        return [self._entry(self._vms[n], sorted(rows_of.get(n, [])), now_ns) for n in sorted(pid_of)]
+        return [self._entry(self._vms[n], sorted(vcpus_of.get(n, [])), now_ns) for n in sorted(pid_of)]
 
     def forget(self, number: int) -> None:
         """The VM is gone and its slots are free."""
         self._vms.pop(number, None)
+        self._ids.pop(number, None)
 
     def _meet(self, number: int, pid: int) -> _Vm:
+        """Only what no process can make slow."""
         start_ticks = self._proc.start_ticks(pid)
         base = f"{pid}-{start_ticks or 0}"
-        taken = {vm.id for vm in self._vms.values()}
+        taken = {vm.id for vm in self._vms.values()} | set(self._ids.values())
         names = (base, *(f"{base}-{n}" for n in range(2, len(taken) + 2)))
+        known = self._ids.get(number) or next(name for name in names if name not in taken)
         comm = (self._proc.text(pid, "comm") or "").rstrip("\n")
-        arguments = self._proc.arguments(pid)
-        vmm, name = identify(self._proc.executable(pid), arguments, comm)
-        vm = _Vm(number, pid, start_ticks, next(n for n in names if n not in taken), name, vmm)
-        vm.command = command_line(arguments)
-        vm.uuid, vm.domain = uuid_of(arguments), libvirt_domain(arguments)
-        return vm
+        return _Vm(number, pid, start_ticks, self._proc.user(pid), known, comm)
 
-    def _entry(self, vm: _Vm, rows: list[tuple[int, int, int, bool]], now_ns: int) -> dict[str, Any]:
-        gone = self._is_gone(vm, rows, now_ns)
-        cpu_ns = {tid: self._proc.cpu_ns(tid) for tid in {*vm.threads, *vm.handlers}}  # one may be both
+    def _entry(self, vm: _Vm, vcpus: list[_Vcpu], now_ns: int) -> dict[str, Any]:
+        gone = self._is_gone(vm, vcpus, now_ns)
+        vmm, name = identify("", (), vm.comm)
+        who = vm.identity or _Identity(name, vmm)
         return {
             "vm": vm.number,
             "id": vm.id,
             "pid": vm.pid,
-            "name": vm.name,
-            "vmm": vm.vmm,
+            "user": vm.user,
+            "name": who.name,
+            "vmm": who.vmm,
             "state": "gone" if gone else "running",
+            "unreadable": None if gone else vm.unreadable,
             "vcpus": [
-                {"vcpu": vcpu, "slot": slot, "tid": tid, "name": self._thread_name(vm, tid)}
-                for vcpu, slot, tid, _ in rows
+                {"vcpu": vcpu, "slot": slot, "tid": tid, "name": vm.thread_names.get(tid, "")}
+                for vcpu, slot, tid, _ in vcpus
             ],
-            "uffds": [] if gone else self._queues(vm),
-            "uuid": vm.uuid,
-            "domain": vm.domain,
+            "uffds": [] if gone else vm.queues,
+            "uuid": who.uuid,
+            "domain": who.domain,
             "threads": [
-                {"tid": tid, "name": name, "role": role, "cpu_ns": cpu_ns[tid]}
-                for tid, (name, role) in sorted(vm.threads.items())
+                {"tid": tid, "name": name, "role": role, "cpu_ns": vm.cpu_ns.get(tid)}
+                for tid, (name, role) in sorted(vm.scan.threads.items())
             ],
-            "command": vm.command,
+            "command": who.command,
             "handlers": [
-                {"tid": tid, "name": self._thread_name(vm, tid), "cpu_ns": cpu_ns[tid]} for tid in vm.handlers
+                {"tid": tid, "name": name, "cpu_ns": vm.cpu_ns.get(tid), "pid": pid, "process": process}
+                for tid, found in vm.handlers.items()
+                for pid, name, process in [found or (None, "", None)]
             ],
-            "uffd_features": _joined(list(vm.features.values())),
-            "backing": vm.backing[0] if vm.backing else None,
-            "memory_bytes": vm.backing[1] if vm.backing else None,
+            "uffd_features": _joined(list(vm.scan.features.values())),
+            "backing": vm.scan.backing[0] if vm.scan.backing else None,
+            "memory_bytes": vm.scan.backing[1] if vm.scan.backing else None,
         }
 
-    def _is_gone(self, vm: _Vm, rows: list[tuple[int, int, int, bool]], now_ns: int) -> bool:
+    def _is_gone(self, vm: _Vm, vcpus: list[_Vcpu], now_ns: int) -> bool:
         start_ticks = self._proc.start_ticks(vm.pid)
         if start_ticks is None or start_ticks != vm.start_ticks:
             return True
-        if vm.scanned_ns is None or now_ns - vm.scanned_ns >= _FD_SCAN_NS:
-            vm.scanned_ns = now_ns
-            self._scan(vm, {tid for _, _, tid, _ in rows})
-        if rows and all(exited for *_, exited in rows):
+        new = any(not vm.thread_names.get(tid) for _, _, tid, exited in vcpus if not exited)
+        if vm.looked_ns is None or new or now_ns - vm.looked_ns >= _LOOK_NS:
+            self._look_at(vm, vcpus, now_ns)
+        if vcpus and all(exited for *_, exited in vcpus):
             vm.exited_ns = now_ns if vm.exited_ns is None else vm.exited_ns
         else:
             vm.exited_ns = None
-        return vm.without_fds or (vm.exited_ns is not None and now_ns - vm.exited_ns >= _EXITED_NS)
+        return vm.scan.without_fds or (vm.exited_ns is not None and now_ns - vm.exited_ns >= _EXITED_NS)
 
-    def _scan(self, vm: _Vm, vcpus: set[int]) -> None:
+    def _look_at(self, vm: _Vm, vcpus: list[_Vcpu], now_ns: int) -> None:
+        """Learn what is new of a process, as long as it lets itself be looked at."""
+        vm.looked_ns = now_ns
+        scan_due = vm.scanned_ns is None or now_ns - vm.scanned_ns >= _FD_SCAN_NS
+        tids = [tid for _, _, tid, _ in vcpus]
+        try:
+            look = self._reads.read(vm.pid, vm.user, lambda: self._look(vm, tids, scan_due))
+        except Unreadable as why:
+            vm.unreadable = str(why)
+            return
+        vm.unreadable = None
+        vm.identity, vm.scan, vm.queues, vm.cpu_ns = look.identity, look.scan, look.queues, look.cpu_ns
+        vm.thread_names = look.names or vm.thread_names
+        vm.handlers |= {tid: found for tid, found in look.handlers.items() if tid in vm.handlers}
+        if scan_due:
+            vm.scanned_ns = now_ns
+
+    def _look(self, vm: _Vm, tids: list[int], scan_due: bool) -> _Look:
+        """Reads only, in a thread of its own: it may take for ever."""
+        proc, pid = self._proc, vm.pid
+        handlers = {tid: found or self._handler(tid) for tid, found in list(vm.handlers.items())}
+        scan = self._scan(vm, {*tids, *vm.thread_names}, handlers) if scan_due else vm.scan
+        queues = []
+        for process, fd in scan.uffds:
+            if queue := proc.uffd_queue(process, fd):
+                queues.append({"fd": fd, "pending": queue[0], "total": queue[1]})
+        return _Look(
+            vm.identity or self._identity(vm),
+            scan,
+            {tid: vm.thread_names.get(tid) or proc.thread_name(pid, tid) for tid in tids},
+            {tid: found for tid, found in handlers.items() if found},
+            queues,
+            {tid: proc.cpu_ns(tid) for tid in {*scan.threads, *handlers}},  # one may be both
+        )
+
+    def _identity(self, vm: _Vm) -> _Identity:
+        arguments = self._proc.arguments(vm.pid)
+        vmm, name = identify(self._proc.executable(vm.pid), arguments, vm.comm)
+        return _Identity(name, vmm, command_line(arguments), uuid_of(arguments), libvirt_domain(arguments))
+
+    def _handler(self, tid: int) -> tuple[int, str, str] | None:
+        pid = self._proc.process_of(tid)
+        if pid is None:
+            return None
+        return pid, self._proc.thread_name(pid, tid), (self._proc.text(pid, "comm") or "").rstrip("\n")
+
+    def _scan(self, vm: _Vm, vcpus: set[int], handlers: dict[int, tuple[int, str, str] | None]) -> _Scan:
         """Look through the fds and threads of the VM's process; its uffds may be in the handler's process alone."""
         links = self._proc.fd_links(vm.pid)
         listed = links is not None and len(links) < MAX_FDS
-        vm.without_fds = listed and not any(map(is_kvm, (links or {}).values()))
-        vm.uffds = _uffds(vm.pid, links)
-        if not vm.uffds:
-            for pid in self._handler_processes(vm):
-                vm.uffds += _uffds(pid, self._proc.fd_links(pid))
-        del vm.uffds[MAX_UFFDS:]
-        vm.threads = self._roles(vm, vcpus)
-        for pid, fd in vm.uffds:
-            if (pid, fd) not in vm.features:
-                vm.features[pid, fd] = uffd_features(self._proc, pid, fd)
-        if len(vm.addresses) > vm.addresses_seen:
-            self._look_at_memory(vm)
+        uffds = _uffds(vm.pid, links)
+        if not uffds:
+            for pid in self._handler_processes(vm, handlers):
+                uffds += _uffds(pid, self._proc.fd_links(pid))
+        del uffds[MAX_UFFDS:]
+        known, addresses = vm.scan, list(vm.addresses)
+        memory = known.backing
+        if len(addresses) > known.addresses:
+            memory = backing(self._proc, vm.pid, addresses) or memory
+        return _Scan(
+            listed and not any(map(is_kvm, (links or {}).values())),
+            tuple(uffds),
+            self._roles(vm, vcpus),
+            {key: known.features.get(key) or uffd_features(self._proc, *key) for key in uffds},
+            memory,
+            len(addresses),
+        )
 
     def _roles(self, vm: _Vm, vcpus: set[int]) -> dict[int, tuple[str, str]]:
         """Of the process's threads whose name says what they are for; one that is new may not bear its name yet."""
@@ -168,38 +275,18 @@ class Discovery:
         for tid in self._proc.tasks(vm.pid):
             if tid in vcpus or len(roles) >= MAX_THREADS:
                 continue
-            name = vm.threads[tid][0] if tid in vm.threads else self._proc.thread_name(vm.pid, tid)
+            known = vm.scan.threads.get(tid)
+            name = known[0] if known else self._proc.thread_name(vm.pid, tid)
             role = role_of(name, tid == vm.pid)
             if role:
                 roles[tid] = name, role
         return roles
 
-    def _look_at_memory(self, vm: _Vm) -> None:
-        vm.addresses_seen = len(vm.addresses)
-        vm.backing = backing(self._proc, vm.pid, vm.addresses) or vm.backing
-
-    def _handler_processes(self, vm: _Vm) -> Iterable[int]:
+    def _handler_processes(self, vm: _Vm, handlers: dict[int, tuple[int, str, str] | None]) -> Iterable[int]:
         """Processes other than the VM's that handle faults of this VM and of no other."""
-        pids = {self._proc.process_of(tid) for tid in vm.handlers} - {vm.pid, None}
-        others = {
-            self._proc.process_of(tid) for other in self._vms.values() if other is not vm for tid in other.handlers
-        }
-        return sorted(pid for pid in pids - others if pid is not None)
-
-    def _thread_name(self, vm: _Vm, tid: int) -> str:
-        name = vm.thread_names.get(tid)
-        if not name:
-            name = self._proc.thread_name(vm.pid, tid)
-            vm.thread_names[tid] = name
-        return name
-
-    def _queues(self, vm: _Vm) -> list[dict[str, int]]:
-        queues = []
-        for pid, fd in vm.uffds:
-            queue = self._proc.uffd_queue(pid, fd)
-            if queue:
-                queues.append({"fd": fd, "pending": queue[0], "total": queue[1]})
-        return queues
+        pids = {found[0] for found in handlers.values() if found} - {vm.pid}
+        others = [other.handlers for other in list(self._vms.values()) if other is not vm]
+        return sorted(pids - {self._proc.process_of(tid) for tids in others for tid in list(tids)})
 
 
 def _joined(features: list[list[str] | None]) -> list[str] | None:

@@ -6,12 +6,14 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from .migrateinfo import NOTHING, UNDER_WAY, told
 from .monitorsocket import Closed, MonitorSockets, Place
 from .procfs import Proc
 from .qmp import OFTEN, QUERIES, QmpError, Session
+from .reads import Reads, Unreadable
 from .wire import Kind, Message
 
 ANSWER_S: Final = 0.5  # from connecting to the last answer: no other client is served meanwhile
@@ -35,6 +37,7 @@ class _Vm:
     number: int
     id: str
     pid: int
+    user: int
     name: str
     vmm: str
     due_s: float = 0.0
@@ -58,6 +61,19 @@ class _Poll:
     session: Session
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What came of an attempt to open a monitor."""
+
+    places: list[Place]  # the one that was opened is first
+    found: socket.socket | Closed
+
+    def close(self) -> None:
+        """Nobody waits for it any more."""
+        if isinstance(self.found, socket.socket):
+            self.found.close()
+
+
 class Follower:
     """Keeps a MIGRATION message for each VM of `see`, and hands it to `publish` when there is something to say.
 
@@ -71,7 +87,9 @@ class Follower:
         given: Sequence[str] = (),
         enabled: bool = True,
         proc: Proc | None = None,
+        reads: Reads | None = None,
     ) -> None:
+        self._reads = reads or Reads()
         self._selector = selector
         self._publish = publish
         self._enabled = enabled
@@ -87,7 +105,7 @@ class Follower:
             self._sockets.forget(self._vms.pop(number).pid)
         for number in running.keys() - self._vms.keys():
             vm = running[number]
-            self._vms[number] = _Vm(number, vm["id"], vm["pid"], vm["name"], vm["vmm"])
+            self._vms[number] = _Vm(number, vm["id"], vm["pid"], vm.get("user", -1), vm["name"], vm["vmm"])
 
     def newest(self) -> list[Message]:
         """What was published last of each VM."""
@@ -122,22 +140,34 @@ class Follower:
         if not self._enabled:
             self._tell(vm, Closed("absent", "the collector was told not to look for monitors (--no-qmp)"))
             return
-        if not vm.places or vm.failures:
-            vm.places, reason = self._sockets.places(vm.pid, vm.vmm)
-            if not vm.places:
-                self._failed(vm, Closed("absent", reason))
-                return
+        try:
+            opened = self._reads.read(vm.pid, vm.user, partial(self._open, vm))
+        except Unreadable as why:
+            self._failed(vm, Closed("refused", str(why)))
+            return
+        vm.places = opened.places
+        if isinstance(opened.found, Closed):
+            self._failed(vm, opened.found)
+            return
+        whole = not vm.answers or vm.failures > 0 or now_s - vm.whole_s >= _WHOLE_S
+        vm.whole_s = now_s if whole else vm.whole_s
+        vm.poll = _Poll(opened.found, opened.places[0], now_s, Session(QUERIES if whole else OFTEN))
+        self._selector.register(opened.found, selectors.EVENT_READ, lambda _mask: self._receive(vm))
+
+    def _open(self, vm: _Vm) -> _Opened:
+        """Find the VM's monitors and open one, in a thread of its own: paths may lead where it takes for ever."""
+        places = vm.places
+        if not places or vm.failures:
+            places, reason = self._sockets.places(vm.pid, vm.vmm)
+            if not places:
+                return _Opened([], Closed("absent", reason))
         closed: list[Closed] = []
-        for place in vm.places:
+        for place in places:
             found = self._sockets.connect(vm.pid, place)
             if isinstance(found, socket.socket):
-                whole = not vm.answers or vm.failures > 0 or now_s - vm.whole_s >= _WHOLE_S
-                vm.whole_s = now_s if whole else vm.whole_s
-                vm.poll = _Poll(found, place, now_s, Session(QUERIES if whole else OFTEN))
-                self._selector.register(found, selectors.EVENT_READ, lambda _mask: self._receive(vm))
-                return
+                return _Opened(sorted(places, key=lambda one: one is not place), found)
             closed.append(found)
-        self._failed(vm, next((one for one in closed if one.follow == "busy"), closed[0]))
+        return _Opened(places, next((one for one in closed if one.follow == "busy"), closed[0]))
 
     def _receive(self, vm: _Vm) -> None:
         poll = vm.poll

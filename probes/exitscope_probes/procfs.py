@@ -10,6 +10,8 @@ MAX_TASKS: Final = 4096
 _MAX_TEXT_BYTES: Final = 64 << 10
 _NS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
+_ENDED: Final = ("Z", "X", "x")  # states of proc(5): a zombie is listed, and does nothing any more
+
 KVM_VM: Final = "anon_inode:kvm-vm"
 KVM_VCPU: Final = "anon_inode:kvm-vcpu"  # followed by ":N" and, on some kernels, by more
 USERFAULTFD: Final = "anon_inode:[userfaultfd]"
@@ -64,7 +66,7 @@ class Proc:
         """When the process started, in clock ticks since boot; None if it is gone or a zombie."""
         fields = (self.text(pid, "stat") or "").rpartition(")")[2].split()
         # fields[0] is the state, the third field of proc(5); starttime is the 22nd.
-        if len(fields) < 20 or fields[0] in "ZXx":
+        if len(fields) < 20 or fields[0] in _ENDED:
             return None
         return int(fields[19])
 
@@ -72,26 +74,35 @@ class Proc:
         """The comm of a thread, "" if it is gone."""
         return (self.text(pid, "task", tid, "comm") or "").rstrip("\n")
 
+    def user(self, pid: int) -> int:
+        """The real user id of a process, which it cannot change by itself; -1 if it is gone."""
+        return self._status(pid, "Uid:")
+
     def cpu_ns(self, tid: int) -> int | None:
-        """CPU time that a thread, of any process, has had; None if it is gone.
+        """CPU time that a thread, of any process, has had; None if it is gone or a zombie.
 
         schedstat's first number is exact, and of a thread that runs right now up to its CPU's last tick
         (kernel/sched/core.c, update_curr); on kernels without CONFIG_SCHED_INFO there are only whole clock ticks.
         """
+        fields = (self.text(tid, "task", tid, "stat") or "").rpartition(")")[2].split()
+        if len(fields) < 13 or fields[0] in _ENDED:
+            return None
         spent = (self.text(tid, "task", tid, "schedstat") or "").split()
         if spent and spent[0].isdigit() and spent != ["0"] * 3:
             return int(spent[0])
-        fields = (self.text(tid, "task", tid, "stat") or "").rpartition(")")[2].split()
-        if len(fields) < 13:
-            return None
         return sum(map(int, fields[11:13])) * _NS_PER_TICK  # utime and stime, the 14th and 15th fields of proc(5)
 
     def process_of(self, tid: int) -> int | None:
         """The process that a thread belongs to."""
-        for line in (self.text(tid, "status") or "").splitlines():
-            if line.startswith("Tgid:"):
+        pid = self._status(tid, "Tgid:")
+        return pid if pid >= 0 else None
+
+    def _status(self, pid: int, name: str) -> int:
+        """The first number of a line of proc(5)'s status, -1 if there is none."""
+        for line in (self.text(pid, "status") or "").splitlines():
+            if line.startswith(name):
                 return int(line.split()[1])
-        return None
+        return -1
 
     def parent(self, pid: int) -> int | None:
         """The process that a process is a child of; 0 for the first one, None if it is gone."""

@@ -87,6 +87,12 @@ class TotalsReader:
         """Whether a vCPU row has come into use since the last poll: cheap enough to ask all the time."""
         return not np.array_equal(self._vcpus["vm"], self._row_vms)
 
+    def rows(self) -> Totals:
+        """The live rows alone, without the addresses' being taken out."""
+        slots, vm_slots = np.flatnonzero(self._vcpus["vm"]), np.flatnonzero(self._vms["vm"])
+        vcpus, vms = self._vcpus[slots], self._vms[vm_slots]
+        return Totals(slots.astype(np.uint32), vcpus, vm_slots, vms, np.empty(0, CELL_DTYPE))
+
     def poll(self) -> Totals:
         """The live rows, and the histogram cells and hardware exits that changed since the last call."""
         self._row_vms = self._vcpus["vm"].copy()

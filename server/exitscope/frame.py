@@ -166,6 +166,8 @@ def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str
             "pid": vm.peer.pid,
             "vmm": vm.peer.vmm,
             "uuid": vm.peer.uuid,
+            "user": vm.peer.user,
+            "unreadable": vm.peer.unreadable,
             "domain": vm.peer.domain,
             "state": vm.state,
             "vcpus": len(vm.vcpus()),

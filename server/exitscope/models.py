@@ -57,6 +57,12 @@ class Vm(BaseModel):
     state: Literal["running", "gone"] = Field(
         description="gone: it has ended, and stays listed with its last totals for ten minutes."
     )
+    user: int | None = Field(None, description="Real user id of the VMM's process; null if not known.")
+    unreadable: str | None = Field(
+        None,
+        description="Why the VMM's process cannot be looked at now: name, threads and queues are as they were before, "
+        "or not known; faults are counted all the same. null: it can be.",
+    )
     vcpus: int = Field(description="Number of vCPUs.")
     faults: Faults = Field(description="Faults of its vCPUs since the VM was first seen, per mode; counts.")
     threads: list[VmThread] = Field([], description="Threads that have a role, by id; empty in a recording's summary.")

@@ -40,10 +40,15 @@ class PeerThread(_Model):
     name: Name | None = None
     role: Name | None = None
     cpu_ns: Ns | None = None
+    pid: NonNegativeInt | None = None
+    process: Name | None = None
 
 
 class PeerVm(_Model):
-    """One VM that discovery found. threads: those with a role; handlers: those that resolved faults, of any process."""
+    """One VM that discovery found. threads: those with a role; handlers: those that resolved faults, of any process.
+
+    unreadable: why its process cannot be looked at now; what is known of it is from before.
+    """
 
     vm: Annotated[int, Field(gt=0)]
     id: Name
@@ -52,6 +57,8 @@ class PeerVm(_Model):
     vmm: Name | None = None
     state: Literal["running", "gone"] = "running"
     vcpus: Annotated[list[PeerVcpu], Field(max_length=4096)] = []
+    user: int | None = None
+    unreadable: Annotated[str, Field(max_length=1024)] | None = None
     uffds: Annotated[list[PeerUffd], Field(max_length=4096)] = []
     uuid: Name | None = None
     domain: Name | None = None

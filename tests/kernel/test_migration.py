@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exitscope_probes.discovery import Discovery
+from exitscope_probes.discovery import Discovery, Rows
 from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
     MODE_ASYNC,
@@ -199,7 +199,7 @@ def test_what_is_open_in_the_middle(watch: Watch, tmp_path: Path) -> None:
             time.sleep(0.005)
         assert 1 <= queued <= 4
         assert longest_ns > 0
-        (vm,) = [vm for vm in Discovery().describe(watch.totals.poll(), 0) if vm["pid"] == pid]
+        (vm,) = [vm for vm in Discovery().describe(Rows.of(watch.totals.poll()), 0) if vm["pid"] == pid]
         assert (vm["name"], vm["vmm"], vm["state"]) == ("moved", "QEMU", "running")
         assert {"main", "uffd reader", "page copier"} <= {thread["role"] for thread in vm["threads"]}
         assert [vcpu["name"] for vcpu in vm["vcpus"]] == [f"CPU {vcpu}/KVM" for vcpu in range(4)]

@@ -4,6 +4,7 @@ import gzip
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exitscope_probes import collector as collector_module
+from exitscope_probes import observing
 from exitscope_probes.collector import Collector
 from exitscope_probes.discovery import Discovery
 from exitscope_probes.histogram import BUCKETS
@@ -90,8 +91,8 @@ class Running:
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     (tmp_path / "proc").mkdir()
     proc = Proc(tmp_path / "proc")
-    monkeypatch.setattr(collector_module, "Discovery", lambda: Discovery(proc))
-    monkeypatch.setattr(collector_module, "Follower", partial(Follower, proc=proc))
+    monkeypatch.setattr(observing, "Discovery", partial(Discovery, proc))
+    monkeypatch.setattr(observing, "Follower", partial(Follower, proc=proc))
     run = Running(tmp_path)
     yield run
     if run.thread.is_alive():
@@ -169,12 +170,24 @@ def test_a_gone_vm_is_told_once_with_its_last_totals_and_its_slots_are_freed(run
     assert messages[-1].arrays["cells"].tolist() == [((5 * SERIES + 1) * BUCKETS + 7, 1)]
 
 
+def look(collector: Collector) -> None:
+    """Let the collector find out what is to be found now."""
+    collector._tick()
+    deadline = time.monotonic() + TIMEOUT_S
+    while collector._observer.asked:
+        assert time.monotonic() < deadline
+        for key, mask in collector._selector.select(0.1):
+            key.data(mask)
+
+
 def test_what_happens_after_a_vm_is_found_gone_still_comes_before_its_end(running: Running) -> None:
     """Its last threads may be ending while its process is already out of /proc."""
     collector, probes = running.collector, running.probes
+    look(collector)
     collector._tick()
     (running.proc.root / "100").rename(running.proc.root / "ended")
-    collector._discovered_ns = 0
+    collector._asked_ns = 0
+    look(collector)
     collector._tick()
     probes.fault(5, 1, 7)
     probes.ring.put(fault_records(1, vm=1)[0].tobytes())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exitscope_probes.discovery import MAX_HANDLERS, MAX_THREADS, Discovery
+from exitscope_probes.discovery import MAX_HANDLERS, MAX_THREADS, Discovery, Rows
 from exitscope_probes.memory import MAX_COMMAND, backing, command_line
 from exitscope_probes.procfs import Proc
 from exitscope_probes.records import CELL_DTYPE, VCPU_DTYPE, VCPU_OTHER, VM_DTYPE
@@ -46,6 +46,7 @@ class FakeProc:
         # A comm may hold spaces and brackets: only the last ) ends it.
         (home / "stat").write_text(f"{pid} (a) b (c)) {state} " + " ".join(["0"] * 18) + f" {start} 0 0\n")
         (home / "comm").write_text("comm\n")
+        (home / "status").write_text(f"Name:\tcomm\nTgid:\t{pid}\nPid:\t{pid}\nUid:\t1000\t0\t0\t0\n")
         (home / "cmdline").write_bytes(b"\0".join(a.encode() for a in arguments) + b"\0")
         (home / "exe").unlink(missing_ok=True)
         (home / "exe").symlink_to(exe)
@@ -84,7 +85,7 @@ def proc(tmp_path: Path) -> FakeProc:
     return FakeProc(tmp_path)
 
 
-def totals(*rows: tuple[int, int, int, int, int], exited: Sequence[int] = ()) -> Totals:
+def totals(*rows: tuple[int, int, int, int, int], exited: Sequence[int] = ()) -> Rows:
     """Rows of (slot, vm, pid, vcpu, tid)."""
     vcpus = np.zeros(len(rows), VCPU_DTYPE)
     for i, (_, vm, pid, vcpu, tid) in enumerate(rows):
@@ -94,7 +95,7 @@ def totals(*rows: tuple[int, int, int, int, int], exited: Sequence[int] = ()) ->
     vms = np.zeros(len(pids), VM_DTYPE)
     vms["vm"], vms["tgid"] = list(pids), list(pids.values())
     slots = np.array([row[0] for row in rows], np.uint32)
-    return Totals(slots, vcpus, np.arange(len(pids)), vms, np.empty(0, CELL_DTYPE))
+    return Rows.of(Totals(slots, vcpus, np.arange(len(pids)), vms, np.empty(0, CELL_DTYPE)))
 
 
 def test_a_vm_with_its_vcpus_threads_and_queues(proc: FakeProc) -> None:
@@ -112,9 +113,11 @@ def test_a_vm_with_its_vcpus_threads_and_queues(proc: FakeProc) -> None:
             "vm": 1,
             "id": "100-4242",
             "pid": 100,
+            "user": 1000,
             "name": "web",
             "vmm": "QEMU",
             "state": "running",
+            "unreadable": None,
             "vcpus": [
                 {"vcpu": 0, "slot": 3, "tid": 101, "name": "CPU 0/KVM"},
                 {"vcpu": 1, "slot": 7, "tid": 102, "name": "CPU 1/KVM"},
@@ -147,11 +150,11 @@ def test_what_guest_memory_is_made_of(proc: FakeProc) -> None:
     discovery = Discovery(proc.proc)
     rows = totals((0, 1, 100, 0, 101))
     discovery.describe(rows, 0)
-    discovery.note_addresses(np.array([1, 1], np.uint32), np.array([2**64 - 1, 0x7F00_0000_1000], np.uint64))
+    discovery.note_addresses([(1, 2**64 - 1), (1, 0x7F00_0000_1000)])
     (vm,) = discovery.describe(rows, 3 * SECOND)
     assert (vm["backing"], vm["memory_bytes"]) == ("anonymous", 1 << 30)
     assert vm["uffd_features"] == ["MISSING_SHMEM", "THREAD_ID"]
-    discovery.note_addresses(np.array([1], np.uint32), np.array([0x7F01_0000_0000], np.uint64))
+    discovery.note_addresses([(1, 0x7F01_0000_0000)])
     (vm,) = discovery.describe(rows, 6 * SECOND)
     assert (vm["backing"], vm["memory_bytes"]) == ("anonymous + shmem", 2 << 30)
     assert backing(proc.proc, 100, [0x7F02_0000_0000]) == ("hugetlb", 2 << 20)
@@ -181,7 +184,7 @@ def test_two_vms_of_one_process_keep_their_ids_over_a_restart_of_the_collector(p
     assert ids[11] == "100-777-2" and ids[12] != ids[11]
 
 
-def state(discovery: Discovery, rows: Totals, now_ns: int) -> Any:
+def state(discovery: Discovery, rows: Rows, now_ns: int) -> Any:
     return discovery.describe(rows, now_ns)[0]["state"]
 
 
@@ -241,11 +244,11 @@ def test_the_queue_may_be_in_the_handlers_process(proc: FakeProc) -> None:
     rows = totals((0, 1, 100, 0, 101), (1, 2, 150, 0, 151))
     discovery = Discovery(proc.proc)
     assert [vm["uffds"] for vm in discovery.describe(rows, 0)] == [[], []]
-    discovery.note_handlers(np.array([1], np.uint32), np.array([205], np.uint32))
+    discovery.note_handlers([(1, 205)])
     queues = [vm["uffds"] for vm in discovery.describe(rows, 1)]
     assert queues == [[{"fd": 12, "pending": 1, "total": 1}], []]
     # A handler of several VMs: nobody knows whose each uffd is.
-    discovery.note_handlers(np.array([2], np.uint32), np.array([205], np.uint32))
+    discovery.note_handlers([(2, 205)])
     assert [vm["uffds"] for vm in discovery.describe(rows, 10 * SECOND)] == [[], []]
 
 
@@ -253,8 +256,36 @@ def test_handlers_without_end_are_not_kept(proc: FakeProc) -> None:
     proc.process(100)
     discovery = Discovery(proc.proc)
     discovery.describe(totals((0, 1, 100, 0, 101)), 0)
-    discovery.note_handlers(np.ones(500, np.uint32), np.arange(500, dtype=np.uint32))
+    discovery.note_handlers((1, tid) for tid in range(500))
     assert len(discovery._vms[1].handlers) == MAX_HANDLERS
+
+
+def test_the_handlers_that_served_last_are_kept(proc: FakeProc) -> None:
+    proc.process(100)
+    discovery = Discovery(proc.proc)
+    discovery.describe(totals((0, 1, 100, 0, 101)), 0)
+    for tid in range(1000, 1500):
+        discovery.note_handlers([(1, tid), (1, 7)])
+    (vm,) = discovery.describe(totals((0, 1, 100, 0, 101)), 1)
+    assert {handler["tid"] for handler in vm["handlers"]} == {7, *range(1500 - MAX_HANDLERS + 1, 1500)}
+
+
+def test_a_handler_of_another_process_is_named_with_it(proc: FakeProc) -> None:
+    proc.process(100)
+    proc.process(200, exe="/usr/bin/pager", threads={205: "pager-3"})
+    (proc.root / "200" / "comm").write_text("pager\n")
+    proc.thread_status(205, 200)
+    proc.cpu(205, "9 0 0")
+    discovery = Discovery(proc.proc)
+    rows = totals((0, 1, 100, 0, 101))
+    discovery.describe(rows, 0)
+    discovery.note_handlers([(1, 205)])
+    (vm,) = discovery.describe(rows, 1)
+    assert vm["handlers"] == [{"tid": 205, "name": "pager-3", "cpu_ns": 9, "pid": 200, "process": "pager"}]
+    stat = proc.root / "205/task/205/stat"
+    stat.write_text(stat.read_text().replace(") S ", ") Z "))
+    (vm,) = discovery.describe(rows, 3 * SECOND)
+    assert vm["handlers"][0]["cpu_ns"] is None, "a zombie serves nobody"
 
 
 @pytest.mark.parametrize(
@@ -358,9 +389,10 @@ def test_a_postcopy_destination_with_its_threads(proc: FakeProc) -> None:
     main = {"tid": 100, "name": "qemu-system-x86", "role": "main", "cpu_ns": None}
     assert vm["threads"] == [main], "vCPUs are listed elsewhere"
     proc.process(100, threads={102: "fault-default", 104: "postcopy/listen"})
+    proc.thread_status(102, 100)
     proc.cpu(102, "123456789 50 7")
     proc.cpu(104, "0 0 0", (100, 3))
-    discovery.note_handlers(np.array([1, 1], np.uint32), np.array([102, 999], np.uint32))
+    discovery.note_handlers([(1, 102), (1, 999)])
     (vm,) = discovery.describe(rows, 3 * SECOND)
     assert vm["threads"] == [
         main,
@@ -373,8 +405,8 @@ def test_a_postcopy_destination_with_its_threads(proc: FakeProc) -> None:
         },
     ]
     assert vm["handlers"] == [
-        {"tid": 102, "name": "fault-default", "cpu_ns": 123_456_789},
-        {"tid": 999, "name": "", "cpu_ns": None},
+        {"tid": 102, "name": "fault-default", "cpu_ns": 123_456_789, "pid": 100, "process": "comm"},
+        {"tid": 999, "name": "", "cpu_ns": None, "pid": None, "process": None},
     ]
     proc.process(100, threads={tid: f"vhost-{tid}" for tid in range(200, 200 + 2 * MAX_THREADS)})
     (vm,) = discovery.describe(rows, 6 * SECOND)

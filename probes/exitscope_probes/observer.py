@@ -1,0 +1,220 @@
+"""The collector's handle on its observer: a process that looks at strangers' processes, and may be held up by them."""
+
+import ctypes
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from . import observing
+from .channel import Channel
+from .discovery import MAX_ADDRESSES, Rows
+from .only import ALL, Only
+from .records import ADDRESS_UNKNOWN
+
+ANSWER_NS: Final = 15_000_000_000
+"""An observer that does not answer for so long is started again; reads.py bounds what one user's processes take."""
+_RESTART_NS: Final = 1_000_000_000
+_MAX_LEFT: Final = 8  # observers that were killed and do not end: reads in uninterruptible sleep
+_MAX_NOTES: Final = 64
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
+
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told what the observer finds."""
+
+    def found_vms(self, vms: list[dict[str, Any]]) -> None:
+        """The answer to `ask`."""
+
+    def found_migration(self, meta: dict[str, Any], time_ns: int) -> None:
+        """What a VM's monitor says, as in wire.Kind.MIGRATION."""
+
+    def found_seed(self, tid: int, vcpu_fd: int) -> None:
+        """A thread that was inside KVM_RUN before the hooks were there."""
+
+
+class Observer:
+    """Starts the process, and starts it again when it ends or hangs. qmp, follow: see migration.Follower."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        listener: Listener,
+        qmp: Sequence[str] = (),
+        follow: bool = True,
+        only: Only = ALL,
+    ) -> None:
+        self._seed: Only | None = only
+        self._selector = selector
+        self._listener = listener
+        self._qmp, self._follow = list(qmp), follow
+        self._channel: Channel | None = None
+        self._pid = 0
+        self._left: set[int] = set()
+        self._started_ns = 0
+        self._asked_ns: int | None = None
+        self._ids: dict[int, str] = {}
+        self._forgotten: set[int] = set()
+        self._handlers: dict[tuple[int, int], bool] = {}  # (VM, thread) that has served -> told
+        self._addresses: dict[int, int] = {}  # VM -> how many were told
+        self._start()
+
+    @property
+    def asked(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._asked_ns is not None
+
+    def ask(self, rows: Rows) -> bool:
+        """Ask who these are; False if the answer before has not come yet."""
+        if self._channel is None or self._asked_ns is not None or self._channel.unsent:
+            return False
+        now_ns = self._asked_ns = time.monotonic_ns()
+        handlers = list(self._handlers)
+        self._handlers.clear()
+        rows_of = {"vms": rows.vms, "vcpus": rows.vcpus}
+        self._send({"rows": rows_of, "now_ns": now_ns, "handlers": handlers, "forgotten": list(self._forgotten)})
+        self._forgotten.clear()
+        return True
+
+    def note(self, records: Any) -> None:
+        """Look at a few records FAULT_DTYPE (n,): who served them, and where guest memory lies."""
+        pairs = zip(records["vm"].tolist(), records["handler_tid"].tolist(), strict=True)
+        for pair in list(pairs)[-_MAX_NOTES:]:
+            if pair[1]:
+                self._handlers.pop(pair, None)
+                self._handlers[pair] = True
+        while len(self._handlers) > _MAX_NOTES:
+            del self._handlers[next(iter(self._handlers))]
+        asked = zip(records["vm"][-MAX_ADDRESSES:].tolist(), records["hva"][-MAX_ADDRESSES:].tolist(), strict=True)
+        addresses = [(vm, hva) for vm, hva in asked if vm in self._ids and hva != ADDRESS_UNKNOWN]
+        new = [one for one in addresses if self._addresses.get(one[0], 0) < MAX_ADDRESSES]
+        if new and self._channel and not self._channel.unsent:
+            for vm, _ in new:
+                self._addresses[vm] = self._addresses.get(vm, 0) + 1
+            self._send({"addresses": new})
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These VMs are gone and their slots are free."""
+        for number in numbers:
+            self._forgotten.add(number)
+            self._ids.pop(number, None)
+            self._addresses.pop(number, None)
+
+    def check(self) -> None:
+        """Start it again if it has ended or hangs."""
+        now_ns = time.monotonic_ns()
+        if self._channel and self._asked_ns is not None and now_ns - self._asked_ns > ANSWER_NS:
+            _log.warning("looking at the VMs' processes takes longer than %d s: starting anew", ANSWER_NS // 10**9)
+            self._end()
+        self._reap()
+        if self._channel is None and now_ns - self._started_ns >= _RESTART_NS and len(self._left) < _MAX_LEFT:
+            self._start()
+
+    def close(self) -> None:
+        """End it."""
+        self._end()
+        self._reap()
+
+    def _start(self) -> None:
+        self._started_ns = time.monotonic_ns()
+        self._asked_ns = None
+        ours, theirs = socket.socketpair()
+        settings = {"given": self._qmp, "follow": self._follow, "ids": dict(self._ids), "seed": self._seed}
+        self._addresses.clear()
+        try:
+            self._pid = _fork(theirs, lambda: observing.serve(Channel(theirs), **settings))
+        except OSError as error:  # no process or memory to be had now
+            _log.warning("cannot look at the VMs' processes: %s", error.strerror)
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        self._channel = Channel(ours)
+        self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
+        self._seed = None
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._channel
+        try:
+            self._channel.send(message)
+        except OSError:
+            self._end()
+            return
+        self._want_writes()
+
+    def _want_writes(self) -> None:
+        if self._channel:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._channel.unsent else 0)
+            self._selector.modify(self._channel, wanted, self._receive)
+
+    def _receive(self, _mask: int) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        try:
+            channel.flush()
+            messages = channel.receive()
+        except (OSError, EOFError):
+            _log.warning("the process that looks at the VMs' processes has ended: starting another")
+            self._end()
+            return
+        self._want_writes()
+        for message in messages:
+            if "vms" in message:
+                self._asked_ns = None
+                self._ids = {vm["vm"]: vm["id"] for vm in message["vms"]}
+                self._listener.found_vms(message["vms"])
+            elif "migration" in message:
+                self._listener.found_migration(message["migration"], message["time_ns"])
+            else:
+                self._listener.found_seed(*message["seed"])
+
+    def _end(self) -> None:
+        if self._channel:
+            self._selector.unregister(self._channel)
+            self._channel.socket.close()
+            self._channel = None
+            self._left.add(self._pid)
+            os.kill(self._pid, signal.SIGKILL)
+        self._asked_ns = None
+
+    def _reap(self) -> None:
+        for pid in list(self._left):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                self._left.discard(pid)
+
+
+def _fork(keep: socket.socket, run: Callable[[], None]) -> int:
+    """A process that holds nothing of ours but this socket and the standard streams, and ends with us."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == parent:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # it ends when the collector does
+            os.closerange(3, keep.fileno())
+            os.closerange(keep.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+            if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+                os.setpriority(os.PRIO_PROCESS, 0, 0)
+            run()
+            status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        os._exit(status)

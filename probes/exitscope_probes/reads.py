@@ -1,0 +1,116 @@
+"""Reads of strangers' processes, each with a deadline: a process can let whoever looks at it wait as long as it likes.
+
+It keeps its mmap_lock, backs its command line with a userfaultfd or FUSE, or its monitor's path leads through such a
+file system. A read in uninterruptible sleep cannot be ended: each runs in a thread, and is given up at the deadline.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+DEADLINE_S: Final = 0.25
+SHORT_DEADLINE_S: Final = 0.05  # of a user who has a read waiting already
+MAX_STUCK: Final = 64
+MAX_STUCK_PER_USER: Final = 16
+_MAX_SPENT_S: Final = 2.0  # by one user's processes at once
+_SPENT_PER_S: Final = 0.1  # in the long run
+
+_T = TypeVar("_T")
+
+
+class Unreadable(Exception):
+    """Why a process cannot be looked at now, one short sentence."""
+
+
+class _Job:
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self.finished = threading.Event()
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            result, error = self._function(), None
+        except Exception as raised:
+            result, error = None, raised
+        with self._lock:
+            if self._abandoned and hasattr(result, "close"):
+                result.close()
+            self.result, self.error = result, error
+            self.finished.set()
+
+    def abandon(self) -> bool:
+        """False if it has finished after all."""
+        with self._lock:
+            self._abandoned = not self.finished.is_set()
+            return self._abandoned
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while job := self.jobs.get():
+            job.run()
+
+
+class Reads:
+    """Runs one read at a time for one thread. budget: whether each user's processes get a share of the time only."""
+
+    def __init__(self, budget: bool = True) -> None:
+        self._budget = budget
+        self._idle: _Worker | None = None
+        self._stuck: dict[int, tuple[int, _Job]] = {}  # by pid: its real user id, the read that has not come back
+        self._spent: dict[int, tuple[float, float]] = {}  # by user id: seconds of reading, and when that was so
+
+    def read(self, pid: int, uid: int, function: Callable[[], _T]) -> _T:
+        """What the function returns, which is about process pid of user uid.
+
+        Raises Unreadable when it takes longer than its deadline, while an earlier one has not returned, and when this
+        user's processes have taken too much time; a result with a close() that comes later is closed. The function must
+        change nothing: it may run on.
+        """
+        deadline_s = self._deadline_s(pid, uid)
+        worker, self._idle = self._idle or _Worker(), None
+        job, started_s = _Job(function), time.monotonic()
+        worker.jobs.put(job)
+        finished = job.finished.wait(deadline_s) or not job.abandon()
+        self._note(uid, time.monotonic() - started_s)
+        if not finished:
+            worker.jobs.put(None)
+            self._stuck[pid] = uid, job
+            raise Unreadable(f"process {pid} lets whoever looks at it wait")
+        self._idle = worker
+        if job.error:
+            raise job.error
+        result: _T = job.result
+        return result
+
+    def _deadline_s(self, pid: int, uid: int) -> float:
+        """How long a read may take. Raises Unreadable."""
+        self._stuck = {pid: (uid, job) for pid, (uid, job) in self._stuck.items() if not job.finished.is_set()}
+        if pid in self._stuck:
+            raise Unreadable(f"process {pid} lets whoever looks at it wait")
+        stuck = sum(owner == uid for owner, _ in self._stuck.values())
+        if stuck >= MAX_STUCK_PER_USER or len(self._stuck) >= MAX_STUCK:
+            raise Unreadable(f"{stuck} processes of user {uid} let whoever looks at them wait")
+        if self._budget and self._spent_s(uid) >= _MAX_SPENT_S:
+            raise Unreadable(f"looking at the processes of user {uid} takes too long: it is done in turns")
+        return SHORT_DEADLINE_S if stuck else DEADLINE_S
+
+    def _spent_s(self, uid: int) -> float:
+        spent_s, at_s = self._spent.get(uid, (0.0, 0.0))
+        return max(spent_s - (time.monotonic() - at_s) * _SPENT_PER_S, 0.0)
+
+    def _note(self, uid: int, took_s: float) -> None:
+        spent = {user: self._spent_s(user) for user in {*self._spent, uid}}
+        spent[uid] += took_s
+        now_s = time.monotonic()
+        self._spent = {user: (spent_s, now_s) for user, spent_s in spent.items() if spent_s}
