@@ -36,8 +36,8 @@ _Ring = npt.NDArray[np.float32]
 class Series:
     """float32 rings: a value has 24 bits, enough for any chart. They grow with the VMs and vCPUs that there were.
 
-    modes: (VM's row, mode) -> (TICKS, VALUES), rate 0 where nothing happened; heat: (vCPU rows, TICKS) p99 ns;
-    stall: (vCPU rows, TICKS) share of the tick that the vCPU stood still.
+    modes: (VM's row, mode) -> (TICKS, VALUES), rate 0 where nothing happened; heat: (vCPU rows, TICKS) p99,
+    or the age of a fault that is open longer, ns; stall: (vCPU rows, TICKS) share of the tick that the vCPU stood still.
     """
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ class Series:
         """The rest of one VM in the newest column."""
         self._vms[vm_row, (self.count - 1) % TICKS] = column
 
-    def write_heat(self, rows: npt.NDArray[np.integer[Any]], p99_ns: npt.NDArray[Any]) -> None:
-        """p99 over the tick of these rows in the newest column; 0 means no fault."""
+    def write_heat(self, rows: npt.NDArray[np.integer[Any]], slowest_ns: npt.NDArray[Any]) -> None:
+        """p99 over the tick of these rows, or the age of a fault that is open longer; 0 means no fault."""
         self._heat = _with_rows(self._heat, int(rows.max(initial=0)))
-        self._heat[rows, (self.count - 1) % TICKS] = p99_ns
+        self._heat[rows, (self.count - 1) % TICKS] = slowest_ns
 
     def write_stall(self, rows: npt.NDArray[np.integer[Any]], shares: npt.NDArray[Any]) -> None:
         """Share of the tick that these rows' vCPUs stood still, 0 to 1, in the newest column."""

@@ -38,7 +38,7 @@ class Counted:
 def write(series: Series, counted: Counted, time_ns: int) -> dict[int, int]:
     """The column of the tick that ends at time_ns. Returns Stalled.tick() of it."""
     _, since_ns = counted.histograms.open_tick()
-    column = _Column(series, counted, max(time_ns - since_ns, 1))
+    column = _Column(series, counted, since_ns, time_ns)
     # One that ended meanwhile, too: it may have lived for less than a tick.
     there = [vm for vm in counted.vms if vm.gone_ns is None or vm.gone_ns > since_ns]
     series.begin(time_ns, [0, *(vm.row for vm in counted.vms)])
@@ -52,17 +52,19 @@ def write(series: Series, counted: Counted, time_ns: int) -> dict[int, int]:
 
 
 class _Column:
-    def __init__(self, series: Series, counted: Counted, length_ns: int) -> None:
+    def __init__(self, series: Series, counted: Counted, since_ns: int, time_ns: int) -> None:
         self._series = series
         self._vms = counted.vms
         self._totals = counted.rows.totals
         self._histograms = counted.histograms.open_tick()[0]
         self._scalars = counted.scalars.open_tick()[0]
         self._fills = counted.fills.open_tick()[0]
-        self._length_ns = length_ns
+        self._open_since_ns = counted.rows.open_since_ns
+        self._time_ns = time_ns
+        self._length_ns = max(time_ns - since_ns, 1)
 
     def vm(self, vm_row: int, vms: list[Vm], stalled_most: int) -> None:
-        """One VM, or all running ones together."""
+        """One VM, or all together: what one did that has ended meanwhile counts, but none of its vCPUs can stand."""
         rows = _rows(vms)
         counts = self._scalars[rows, : len(MODES)].sum(axis=0)
         for mode in np.flatnonzero(counts > 0):
@@ -70,8 +72,9 @@ class _Column:
             longest = self._longest(rows, slice(mode, mode + 1)).max(keepdims=True)
             values = (float(value[0]) for value in percentile_columns(buckets[None], longest))
             self._series.write_mode(vm_row, int(mode), (counts[mode] * 1e9 / self._length_ns, *values))
-        stalled = float(self._shares(rows).sum())
-        vcpus = sum(len(vm.vcpus()) for vm in vms)
+        left = [vm for vm in vms if vm.gone_ns is None] or vms
+        stalled = float(self._shares(_rows(left)).sum())
+        vcpus = sum(len(vm.vcpus()) for vm in left)
         # Whole vCPUs stand still: on average 2.1 of them means that there was a moment with three.
         most = min(max(stalled_most, ceil(round(stalled, 3))), vcpus)
         filled = np.maximum(self._fills[[vm.row for vm in vms]].sum(axis=0), 0)
@@ -89,14 +92,18 @@ class _Column:
         )
 
     def vcpus(self, vms: list[Vm]) -> None:
-        """Each vCPU's p99 over all modes that userspace resolves, and its stall."""
+        """Each vCPU's p99 over all modes that userspace resolves, or the age of its open fault if longer; its stall."""
         rows = _rows(vms)
         self._series.write_stall(rows, self._shares(rows))
-        busy = rows[self._scalars[rows, :USER_MODES].any(axis=1)]
-        if len(busy):
+        open_since_ns = self._open_since_ns[rows]
+        slowest_ns = np.where(open_since_ns > 0, np.maximum(self._time_ns - open_since_ns, 0), 0).astype(np.float64)
+        finished = self._scalars[rows, :USER_MODES].any(axis=1)
+        if finished.any():
+            busy = rows[finished]
             user = self._histograms[busy, : USER_MODES * BUCKETS].reshape(len(busy), USER_MODES, BUCKETS).sum(axis=1)
             _, _, p99, _ = percentile_columns(user, self._longest(busy, slice(0, USER_MODES)))
-            self._series.write_heat(busy, p99)
+            slowest_ns[finished] = np.maximum(slowest_ns[finished], p99)
+        self._series.write_heat(rows, slowest_ns)
 
     def _shares(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Share of the tick that each row's vCPU stood still, (n,)."""

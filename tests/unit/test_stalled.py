@@ -117,6 +117,42 @@ def test_an_open_fault_stalls_each_column_that_it_lasts_wholly() -> None:
         assert column(aggregate, vm.id)["stall"] == [0, 1]
 
 
+def test_an_open_fault_colours_the_heat_map_by_its_age_until_it_ends() -> None:
+    feeder = Feeder()
+    vm = feeder.add_vm(1, 3)
+    aggregate = aggregate_of(feeder)
+    feeder.vcpus[vm.slots[1]]["open_since_ns"] = begin_ns = feeder.time_ns
+    for age_s in (1, 2, 3):
+        second(feeder, aggregate, (vm, 0, 2 * MS), (vm, 1, 5 * MS))
+        heat = column(aggregate, vm.id)["heat"]
+        assert heat[0] == pytest.approx(2 * MS, rel=0.04)
+        assert heat[1] == pytest.approx(age_s * S, rel=0.001)  # longer than any that ended
+        assert heat[2] is None
+        assert column(aggregate, ALL)["heat"] == heat
+    feeder.vcpus[vm.slots[1]]["open_since_ns"] = 0
+    feeder.fault(vm, 1, feeder.time_ns - begin_ns)
+    second(feeder, aggregate)
+    assert column(aggregate, vm.id)["heat"][1] == pytest.approx(3 * S, rel=0.04)
+    second(feeder, aggregate)
+    assert column(aggregate, vm.id)["heat"] == [None] * 3
+
+
+def test_vcpus_of_a_vm_that_has_gone_are_not_among_all() -> None:
+    feeder = Feeder()
+    one, two = feeder.add_vm(1, 4), feeder.add_vm(2, 2)
+    aggregate = aggregate_of(feeder)
+    second(feeder, aggregate, (one, 0, 100 * MS), (two, 0, 200 * MS))
+    assert column(aggregate, ALL)["stalled"] == {"mean": 0.3, "peak": 2, "vcpus": 6}
+    two.state = "gone"
+    for step in range(5):
+        if step == 3:  # in the middle of the second
+            feeder.fault(one, 0, 100 * MS)
+            aggregate.handle(feeder.vms_message())
+        aggregate.handle(feeder.totals())
+    assert column(aggregate, ALL)["stalled"] == {"mean": 0.1, "peak": 1, "vcpus": 4}
+    assert column(aggregate, two.id)["stalled"]["vcpus"] == 2
+
+
 def test_without_records_the_peak_is_at_least_the_average() -> None:
     """The ring overflowed, and no look fell into a fault: 2.4 on average means that there was a moment with three."""
     feeder = Feeder()
