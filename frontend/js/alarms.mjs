@@ -2,6 +2,7 @@
 /** Alarms: a line under the header that is always there, a count in the ledger row and the title, all of them in a panel. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
 import { age, clock, count, duration } from './format.mjs';
+import { openFaults } from './open.mjs';
 import { startPanel } from './popup.mjs';
 
 /** As many stand on the line; the panel has all. */
@@ -32,11 +33,10 @@ export function activeAlarms(frame) {
 /** What stands on the line while all is well: the oldest fault that is open. @param {Record<string, any>|null} frame */
 export function quietWords(frame) {
   if (!frame) return '';
-  const open = (frame.vcpus ?? []).filter((/** @type {any} */ row) => row.open_since_ns);
-  if (!open.length) return 'No alarm. No fault is open.';
-  const oldest = open.reduce((/** @type {any} */ a, /** @type {any} */ b) => (b.open_since_ns < a.open_since_ns ? b : a));
+  const [oldest] = openFaults(frame);
+  if (!oldest) return 'No alarm. No fault is open.';
   const vm = frame.vm === 'all' ? `${oldest.vm_name} ` : '';
-  return `No alarm. Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(Math.max(0, frame.time_ns - oldest.open_since_ns))}.`;
+  return `No alarm. Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(oldest.age_ns)}.`;
 }
 
 /** The list of VMs has its own column for them. @param {Record<string, any>} frame @param {string} vm */

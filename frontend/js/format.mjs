@@ -159,6 +159,16 @@ export function span(ns) {
 }
 
 /**
+ * How much time a window really covers: it ends now and begins where a second began, so it may be a little longer than asked for.
+ * @param {Record<string, any>} frame
+ */
+export function covered({ window_ns: windowNs, window_filled_ns: filledNs, at_rest: whole }) {
+  if (whole) return windowNs < 10 * NS_PER_S ? duration(windowNs) : span(windowNs);
+  if (!known(filledNs) || Math.abs(filledNs - windowNs) <= 0.005 * windowNs) return span(windowNs);
+  return filledNs < 59.95 * NS_PER_S ? `${(Math.max(filledNs, 0) / NS_PER_S).toFixed(1)}${NBSP}s` : age(filledNs);
+}
+
+/**
  * Whole decades around [lowNs, highNs] for a logarithmic axis of durations, with a label on each (a single decade gets two more).
  * @param {number} lowNs @param {number} highNs
  * @returns {{low: number, high: number, values: number[], labels: string[]}} low and high are log10(ns)

@@ -3,7 +3,8 @@
 import { byId, make, setText } from './dom.mjs';
 import { stageModes } from './charts/stages.mjs';
 import { placed } from './charts/bars.mjs';
-import { compact, count, duration, rate, share, span } from './format.mjs';
+import { age, compact, count, covered, duration, NONE, rate, share, span } from './format.mjs';
+import { LONG_NS, openFaults } from './open.mjs';
 import { focusOf, isActive, stalledShare } from './phases.mjs';
 import { groupOf } from './sentences.mjs';
 import { MODE_MEANING, MODES, stageMeaning } from './words.mjs';
@@ -18,13 +19,17 @@ export function showHeadline(frame) {
   put('total-rate', rate(total));
   put('total-count', `${count(MODES.reduce((sum, mode) => sum + (modes[mode]?.count ?? 0), 0))} faults`);
   put('total-window', `in ${filled(frame)}`);
+  const open = openFaults(frame);
+  put('total-open', open[0]?.age_ns >= LONG_NS ? `${count(open.length)} open · ${age(open[0].age_ns)}` : '');
+  byId('total-open').title = 'Faults that are open, and the age of the oldest';
+  const none = open.length ? 'none ended in this window' : 'no faults in this window';
   for (const mode of ['uffd', 'exit']) {
     const values = modes[mode] ?? {};
     for (const name of ['p50', 'p99', 'max']) put(`${mode}-${name}`, duration(values.count ? values[name] : null));
-    put(`${mode}-rate`, values.count ? `${rate(values.rate_per_s)} · p90 ${duration(values.p90)}` : 'no faults in this window');
+    put(`${mode}-rate`, values.count ? `${rate(values.rate_per_s)} · p90 ${duration(values.p90)}` : none);
   }
   for (const [mode, values] of [...['memory_fault', 'async', 'kernel'].map((name) => [name, modes[name]]), ['other', frame.other]]) {
-    put(`row-${mode}-count`, values?.count ? compact(values.count) : '–');
+    put(`row-${mode}-count`, values?.count ? compact(values.count) : NONE);
     put(`row-${mode}-p50`, duration(values?.count ? values.p50 || null : null));
     put(`row-${mode}-p99`, duration(values?.count ? values.p99 || null : null));
   }
@@ -37,9 +42,8 @@ export function showHeadline(frame) {
 
 /** The window as far as data fills it. @param {Record<string, any>} frame */
 function filled(frame) {
-  if (frame.window_ns < 10e9 && frame.at_rest) return duration(frame.window_ns);
-  const short = frame.window_filled_ns < frame.window_ns * 0.98;
-  return short ? `${span(Math.max(frame.window_filled_ns, 0))} of ${span(frame.window_ns)}` : span(frame.window_ns);
+  const short = !frame.at_rest && frame.window_filled_ns < frame.window_ns * 0.98;
+  return `${covered(frame)}${short ? ` of ${span(frame.window_ns)}` : ''}`;
 }
 
 /** Over the window, and since a migration began. @param {Record<string, any>} frame */

@@ -3,7 +3,7 @@
 import { AlarmStrip } from './alarms.mjs';
 import { ALL, hashOf, showPicker, startControls, WINDOWS_NS } from './controls.mjs';
 import { byId, latch } from './dom.mjs';
-import { span } from './format.mjs';
+import { covered, span } from './format.mjs';
 import { showLedger } from './ledger.mjs';
 import { showEmpty, showStatus } from './notice.mjs';
 import { Panels } from './panels.mjs';
@@ -106,8 +106,8 @@ export function startLive() {
   /** @param {import('./charts/axes.mjs').View} view */
   function showVm(view) {
     const { columnNs } = view.series;
-    const column = columnNs === 1e9 ? 'p99 of every second' : `the worst second of every ${span(columnNs)}`;
-    panels.show(view, { ofWindow: `last ${span(view.windowNs)}`, ofSpan: `last ${span(view.spanNs)}`, ofFaults: 'since the VM was first seen', column });
+    const column = columnNs === 1e9 ? 'p99 of every second, or age of the open fault' : `the worst second of every ${span(columnNs)}`;
+    panels.show(view, { ofWindow: `last ${covered(view.frame)}`, ofSpan: `last ${span(view.spanNs)}`, ofFaults: 'since the VM was first seen', column });
   }
 
   /** Plotly comes after the first numbers; then the charts are drawn. */

@@ -1,13 +1,17 @@
 // @ts-check
 /** What an operator asks, answered in a sentence from the same numbers that the charts draw. Pure. */
-import { compact, count, duration, share } from './format.mjs';
+import { compact, count, covered, duration, NONE, share } from './format.mjs';
+import { openFaults } from './open.mjs';
 import { focusOf, isActive, stalledShare } from './phases.mjs';
 import { STAGES } from './words.mjs';
 
 /** @typedef {import('./charts/axes.mjs').View} View */
 
-/** @param {number|null|undefined} number @param {number} vcpus */
-export const ofVcpus = (number, vcpus) => `${typeof number === 'number' ? (Number.isInteger(number) ? String(number) : (number < 0.095 ? number.toFixed(2).replace('0.00', '0') : number.toFixed(1))) : '–'} of ${count(vcpus)}`;
+/** @param {number} number */
+const short = (number) => (Number.isInteger(number) ? String(number) : (number < 0.095 ? number.toFixed(2).replace('0.00', '0') : number.toFixed(1)));
+
+/** How many of how many, each of a moment of its own. @param {number|null|undefined} number @param {number|null|undefined} vcpus */
+export const ofVcpus = (number, vcpus) => `${typeof number === 'number' ? short(number) : NONE} of ${typeof vcpus === 'number' ? short(vcpus) : NONE}`;
 
 /** The newest column that says something. @template T @param {(T|null)[]} list */
 const newest = (list) => list.findLast((value) => value !== null) ?? null;
@@ -21,23 +25,28 @@ function average(list) {
 /** @param {(number|null)[]} list */
 const most = (list) => list.reduce((/** @type {number} */ high, value) => Math.max(high, value ?? 0), 0);
 
-/** @param {number} vcpus */
+/** @param {number|null} vcpus */
 const noun = (vcpus) => (vcpus === 1 ? 'vCPU' : 'vCPUs');
+
+/** The share of their time that vCPUs stood still, though there were not always equally many. @param {(number|null)[]} mean @param {(number|null)[]} vcpus */
+function stalledOver(mean, vcpus) {
+  const all = vcpus.reduce((/** @type {number} */ sum, value, column) => sum + (mean[column] === null ? 0 : value ?? 0), 0);
+  return all > 0 ? mean.reduce((/** @type {number} */ sum, value) => sum + (value ?? 0), 0) / all : null;
+}
 
 /** How many vCPUs stand still, now and so far. @param {View} view */
 export function brownoutSentence({ series, frame }) {
   if (!series.stalled) return '';
   const { mean, peak, vcpus } = series.stalled;
-  const so = average(mean);
   const migration = focusOf(frame);
   const known = migration && stalledShare(migration, frame.time_ns);
-  if (frame.at_rest) return `On average ${ofVcpus(so, vcpus)} ${noun(vcpus)} stood still, at most ${most(peak)} at once.`;
-  const now = `In the last second ${ofVcpus(newest(mean), vcpus)} ${noun(vcpus)} stood still`;
+  if (frame.at_rest) return `On average ${ofVcpus(average(mean), average(vcpus))} ${noun(average(vcpus))} stood still, at most ${most(peak)} at once.`;
+  const now = `In the last second ${ofVcpus(newest(mean), newest(vcpus))} ${noun(newest(vcpus))} stood still`;
   if (migration && known !== null) {
     const when = isActive(migration) ? 'so far' : `in all while ${migration.kind === 'page-in' ? 'memory came' : 'it migrated'}`;
     return `${now}; ${when} ${share(known)} of ${frame.vm === 'all' && new Set((frame.vcpus ?? []).map((/** @type {any} */ row) => row.vm)).size > 1 ? `${migration.vm_name}’s` : 'their'} time.`;
   }
-  return `${now}; over the time shown, ${share(so === null ? null : so / Math.max(vcpus, 1))} of their time.`;
+  return `${now}; over the time shown, ${share(stalledOver(mean, vcpus))} of their time.`;
 }
 
 /** Pages on demand against pages ahead of need. @param {View} view */
@@ -90,18 +99,37 @@ const READERS = [/^uffd reader/, /^uffd/, /^handler/];
 /** A thread is at its limit above this share of its time. */
 const FULL = 0.85;
 
-/** Whether the handler keeps up. @param {Record<string, any>} frame */
+/** A wait as long as this is no matter of how busy somebody is. */
+const STUCK_NS = 1e9;
+
+/** Whether the handler keeps up: judged by what it served and by its queue, its share of a CPU only says why. @param {Record<string, any>} frame */
 export function handlerSentence(frame) {
   if ((frame.vms ?? []).find((/** @type {any} */ vm) => vm.id === frame.vm)?.state === 'gone') return 'This VM has ended.';
-  const unread = frame.queue?.pending ?? 0;
+  const { pending: unread = 0, total = 0 } = frame.queue ?? {};
+  const served = (frame.modes?.uffd?.count ?? 0) + (frame.modes?.async?.count ?? 0);
+  const oldestNs = openFaults(frame)[0]?.age_ns ?? 0;
+  const reader = readerOf(frame);
+  const name = reader ? `The ${reader.several ? 'busiest ' : ''}${reader.role}${reader.several ? ` (${reader.name})` : ''}` : 'The handler';
+  const busy = typeof reader?.busy === 'number' && `${reader.role}: busy ${share(reader.busy)}`;
+  const span = `the last ${covered(frame)}`;
+  const queue = `${count(unread)} unread of ${count(total)} waiting`;
+  if (!served && !total) return `No userfaultfd fault ended in ${span}, and none waits in the queue${oldestNs >= STUCK_NS ? `; yet a vCPU has been in a fault for ${duration(oldestNs)}` : ''}.`;
+  if (!served && oldestNs < STUCK_NS) return `No fault ended in ${span}; ${queue}.`;
+  if (!served) return `${name} does not keep up: none of ${count(total)} waiting faults ended in ${span}, the oldest is ${duration(oldestNs)} old; ${count(unread)} unread${busy ? `, ${busy}` : ''}.`;
+  const done = `${count(served)} faults ended in ${span}`;
+  if (oldestNs >= STUCK_NS && total) return `${name} has left a fault open for ${duration(oldestNs)}, though ${done}; ${queue}.`;
+  if (unread > Math.max(4, (frame.vcpus?.length ?? 0) / 4)) {
+    if (typeof reader?.busy !== 'number') return `${name} falls behind: ${queue}; ${done}.`;
+    return reader.busy >= FULL ? `${name} is busy ${share(reader.busy)}: it is at its limit; ${queue}.` : `${name} is busy only ${share(reader.busy)}, and yet ${queue}: it waits for something itself.`;
+  }
+  if (typeof reader?.busy === 'number' && reader.busy >= FULL) return `${name} is busy ${share(reader.busy)}: it is at its limit; ${queue}.`;
+  return `${name} keeps up: ${done}, ${queue}; ${typeof reader?.busy === 'number' ? `busy ${share(reader.busy)}` : 'how busy it is, is not known'}.`;
+}
+
+/** The busiest of the threads that read events. @param {Record<string, any>} frame @returns {{role: string, name: string, busy: number|null, several: boolean}|null} */
+function readerOf(frame) {
   const all = /** @type {any[]} */ (frame.threads ?? []);
   const threads = READERS.map((role) => all.filter((thread) => role.test(thread.role ?? ''))).find((found) => found.length) ?? [];
   const reader = threads.reduce((busiest, each) => ((each.busy ?? -1) > (busiest?.busy ?? -2) ? each : busiest), null);
-  const queue = `${count(unread)} unread`;
-  if (!reader) return `${queue} of ${count(frame.queue?.total ?? 0)} waiting.`;
-  const name = threads.length > 1 ? `The busiest ${reader.role} (${reader.name})` : `The ${reader.role}`;
-  if (typeof reader.busy !== 'number') return `${queue}; how busy the ${reader.role} is, is not known.`;
-  if (reader.busy >= FULL) return `${name} is busy ${share(reader.busy)}: it is at its limit; ${queue}.`;
-  if (unread > Math.max(4, (frame.vcpus?.length ?? 0) / 4)) return `${name} is busy only ${share(reader.busy)}, and yet ${queue}: it waits for something itself.`;
-  return `${name} is busy ${share(reader.busy)}: it keeps up; ${queue}.`;
+  return reader && { ...reader, several: threads.length > 1 };
 }

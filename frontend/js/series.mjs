@@ -31,7 +31,7 @@ export function spanOf(windowNs, ticks) {
  * @property {{pending: (number|null)[], total: (number|null)[]}} queue
  * @property {(number|null)[][]} heat  [vCPU row][column], p99 in ns
  * @property {(number|null)[][]} stall  [vCPU row][column], 0 to 1
- * @property {{mean: (number|null)[], peak: (number|null)[], vcpus: number}|null} stalled  vCPUs standing still at once; null: no tick says
+ * @property {{mean: (number|null)[], peak: (number|null)[], vcpus: (number|null)[]}|null} stalled  vCPUs standing still at once, of how many; null: no tick says
  * @property {{demand: (number|null)[], background: (number|null)[]}|null} fills  pages placed per second; null: no tick says
  * @property {GpaTick[][]} gpa  of each column what its ticks say of guest memory
  */
@@ -90,11 +90,8 @@ function fromGroups(groups, timesNs, columnNs, tickNs) {
 function stalledOf(groups) {
   const told = groups.map((group) => group.flatMap((tick) => tick.stalled ?? []));
   if (!told.some((group) => group.length)) return null;
-  return {
-    mean: told.map((group) => (group.length ? group.reduce((sum, { mean }) => sum + mean, 0) / group.length : null)),
-    peak: told.map((group) => worst(group.map(({ peak }) => peak))),
-    vcpus: told.flat().reduce((most, { vcpus }) => Math.max(most, vcpus), 0),
-  };
+  const average = (/** @type {'mean'|'vcpus'} */ name) => told.map((group) => (group.length ? group.reduce((sum, each) => sum + each[name], 0) / group.length : null));
+  return { mean: average('mean'), peak: told.map((group) => worst(group.map(({ peak }) => peak))), vcpus: average('vcpus') };
 }
 
 /** @param {import('./state.mjs').Tick[][]} groups @param {number} tickNs @returns {Series['fills']} */

@@ -2,6 +2,7 @@
 /** The table of vCPUs. */
 import { byId, make, setText } from './dom.mjs';
 import { compact, count, duration, rate, share } from './format.mjs';
+import { openFaults } from './open.mjs';
 import { Table, textColumn } from './table.mjs';
 import { MODE_MEANING, MODES } from './words.mjs';
 
@@ -18,7 +19,7 @@ function drawBar(cell, fraction) {
 /** A vCPU of one VM among all. @param {{vm?: string, vcpu: number}} row */
 const keyOf = (row) => `${row.vm ?? ''}/${row.vcpu}`;
 
-const latency = (/** @type {string} */ name) => textColumn(name, name, (row) => row.latency_ns?.[name] ?? null, duration,
+const latency = (/** @type {string} */ name) => textColumn(name, name, (row) => (row.latency_ns?.count ? row.latency_ns[name] : null), duration,
   { title: `${name === 'max' ? 'Longest' : name} whole latency over the window` });
 
 export class VcpuTable {
@@ -47,7 +48,7 @@ export class VcpuTable {
     this.nowNs = frame.time_ns;
     const vcpus = frame.vcpus ?? [];
     this.place = new Map(vcpus.map((/** @type {any} */ row, /** @type {number} */ index) => [keyOf(row), index]));
-    const open = frame.at_rest ? '' : `, ${count(vcpus.filter((/** @type {any} */ row) => row.open_since_ns).length)} in a fault now`;
+    const open = frame.at_rest ? '' : `, ${count(openFaults(frame).length)} in a fault now`;
     setText(byId('vcpu-count'), `${count(vcpus.length)} ${vcpus.length === 1 ? 'vCPU' : 'vCPUs'}${open}`);
     this.table.show(vcpus);
   }

@@ -1,8 +1,9 @@
 // @ts-check
 /** The list of VMs, under the charts of all of them together. */
 import { byId, setText } from './dom.mjs';
-import { compact, count, rate } from './format.mjs';
+import { compact, count, duration, rate } from './format.mjs';
 import { alarmsOf } from './alarms.mjs';
+import { LONG_NS, openFaults } from './open.mjs';
 import { migrationOf } from './progress.mjs';
 import { Table, textColumn } from './table.mjs';
 import { MODES } from './words.mjs';
@@ -36,6 +37,8 @@ export class VmTable {
       textColumn('vmm', 'VMM', (row) => row.vmm ?? '', String, { className: 'text' }),
       textColumn('pid', 'pid', (row) => row.pid ?? null, String),
       textColumn('vcpus', 'vCPUs', (row) => row.vcpus ?? null, count),
+      textColumn('open', 'in a fault for', (row) => openFaults(this.frame).find((fault) => fault.vm === row.id)?.age_ns ?? null, (ns) => (ns >= LONG_NS ? duration(ns) : ''),
+        { title: 'How long the vCPU that has stood longest in a fault is in it now', className: 'number open' }),
       textColumn('rate', 'rate', (row) => row.rate_per_s ?? 0, rate, { title: 'Faults per second over the window' }),
       ...MODES.map((mode) => textColumn(`faults_${mode}`, mode, (row) => row.faults?.[mode] ?? 0, (value) => (value ? compact(value) : '·'),
         { className: `number mode mode-${mode}`, title: `Faults since the VM was first seen, ${mode}` })),

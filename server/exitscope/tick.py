@@ -103,7 +103,8 @@ class _Column:
             user = self._histograms[busy, : USER_MODES * BUCKETS].reshape(len(busy), USER_MODES, BUCKETS).sum(axis=1)
             _, _, p99, _ = percentile_columns(user, self._longest(busy, slice(0, USER_MODES)))
             slowest_ns[finished] = np.maximum(slowest_ns[finished], p99)
-        self._series.write_heat(rows, slowest_ns)
+        told = slowest_ns > 0
+        self._series.write_heat(rows[told], slowest_ns[told])
 
     def _shares(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Share of the tick that each row's vCPU stood still, (n,)."""

@@ -42,6 +42,7 @@ class Feed:
         self.subscriptions: list[Json] = []
         self.library = Library(scenario)
         self._sequence = 0
+        self.hung_since_ns = time.monotonic_ns() - round(scenario.hung_s * 1e9) if scenario.hung_s else 0
         self.course = Course(scenario, time.monotonic_ns() - round(scenario.migration_s * 1e9))
 
     def history(self, window: str, vm: str) -> Json:
@@ -98,7 +99,7 @@ class Feed:
 
     def _guest(self) -> Guest:
         self.course.scenario = self.scenario
-        return Guest(self.scenario, course=self.course)
+        return Guest(self.scenario, course=self.course, hung_since_ns=self.hung_since_ns)
 
     async def _migration(self, request: Request) -> Response:
         now_ns = time.monotonic_ns()
@@ -108,7 +109,7 @@ class Feed:
         """A row of the table; of all VMs together, the first half is one VM's, the second another's."""
         each = max((self.scenario.vcpus + 1) // 2, 1) if shown == "all" else self.scenario.vcpus
         vm = self._vm(index // each) if shown == "all" else {"id": shown, "name": shown}
-        row = Guest(self.scenario).vcpu_row(index % each, second, window_s)
+        row = self._guest().vcpu_row(index % each, second, window_s)
         return {"vm": vm["id"], "vm_name": vm["name"], **row}
 
     def _vm(self, index: int) -> Json:

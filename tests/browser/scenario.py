@@ -16,6 +16,7 @@ class Scenario:
     name: str = "demo-guest"
     empty: bool = False  # no VM at all
     idle: bool = False  # a VM without faults
+    hung_s: float = 0.0  # for how long all vCPUs have stood in one fault each, none of which ends
     silent: bool = False  # connected, but no frame comes
     asynchronous: bool = False
     sampling: int = 1
@@ -53,6 +54,7 @@ SCENARIOS: dict[str, Scenario] = {
     "async": Scenario(asynchronous=True),
     "empty": Scenario(empty=True),
     "idle": Scenario(idle=True),
+    "hung": Scenario(idle=True, hung_s=31.0, alarms=1, reader_busy=0.0),
     "waiting": Scenario(
         kind="none", state="waiting", empty=True, reason="No collector at /run/exitscope/collector.sock."
     ),

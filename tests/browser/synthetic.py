@@ -38,6 +38,7 @@ class Guest:
     scenario: Scenario
     faults: Json = field(default_factory=dict)
     course: Course | None = None
+    hung_since_ns: int = 0
 
     def median_ns(self, vcpu: int, mode: str, second: int) -> float:
         """Latency's median of one vCPU in one second: a slow wave, a hot vCPU now and then, some noise."""
@@ -71,9 +72,14 @@ class Guest:
             for vcpu in range(vcpus)
         ]
         depth = round(vcpus * (0.5 + 0.45 * math.sin(second / 6))) if "uffd" in active else 0
-        queue = {"pending": depth // 3, "total": depth}
+        if self.hung_since_ns:
+            age_ns = (second + 1) * TICK_NS - self.hung_since_ns
+            heat, depth = [age_ns if age_ns > 0 else None] * vcpus, vcpus
+        queue = {"pending": 0 if self.hung_since_ns else depth // 3, "total": depth}
         course = self.course or Course(self.scenario, 0)
         told = course.tick(second * TICK_NS)
+        if self.hung_since_ns:
+            told |= {"stall": [1.0] * vcpus, "stalled": {"mean": vcpus, "peak": vcpus, "vcpus": vcpus}}
         return {"time_ns": second * TICK_NS, "modes": modes, "heat": heat, "queue": queue, **told}
 
     def vcpu_row(self, vcpu: int, second: int, window_s: int) -> Json:
@@ -82,6 +88,7 @@ class Guest:
         median = self.median_ns(vcpu, active[0], second // 3) if active else 0.0
         rate = 1e9 / (median * 12) if active else 0.0
         stall = min(0.98, 0.1 + 0.9 * abs(math.sin(vcpu * 1.3 + second / 31))) if active else 0.0
+        open_since_ns = self.hung_since_ns + vcpu * 1_000_000 if self.hung_since_ns else 0
         stuck = bool(active) and (vcpu + second) % 5 == 0
         return {
             "vcpu": vcpu,
@@ -91,9 +98,9 @@ class Guest:
             "rate_per_s": rate,
             "latency_ns": summary(median, 0.8, round(rate * window_s))
             if active
-            else {"count": 0, "sum": 0, "p50": None, "p90": None, "p99": None, "max": None},
-            "stall": stall,
-            "open_since_ns": second * TICK_NS - vcpu * 37_000_000 if stuck else 0,
+            else {"count": 0, "sum": 0, "p50": 0, "p90": 0, "p99": 0, "max": 0},
+            "stall": 1.0 if self.hung_since_ns else stall,
+            "open_since_ns": second * TICK_NS - vcpu * 37_000_000 if stuck else open_since_ns,
         }
 
     def slowest(self, second: int, window_s: int) -> list[Json]:

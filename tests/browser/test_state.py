@@ -95,7 +95,7 @@ def test_brownout_and_fills_are_averaged_over_wide_columns_and_missing_where_no_
     ticks = [tick(1) | told, tick(2) | more, tick(3)]
     script = "const {stalled, fills} = m.seriesOf(a, 3e9); return {stalled, fills};"
     series = run(modules, script, ticks)
-    assert series["stalled"] == {"mean": [1, 3, None], "peak": [2, 4, None], "vcpus": 4}
+    assert series["stalled"] == {"mean": [1, 3, None], "peak": [2, 4, None], "vcpus": [4, 4, None]}
     assert series["fills"] == {"demand": [30, 90, None], "background": [600, 0, None]}
     wide = run(modules, "const {stalled, fills} = m.seriesOf(a, 900e9); return {stalled, fills};", ticks)
     means = [value for value in wide["stalled"]["mean"] if value is not None]

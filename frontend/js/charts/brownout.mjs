@@ -3,17 +3,18 @@
 import { compact, scale } from '../format.mjs';
 import { brownoutSentence, ofVcpus } from '../sentences.mjs';
 import { faded } from '../theme.mjs';
-import { columnMargin, layoutOf, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
+import { columnMargin, extent, layoutOf, phaseMarks, timeAxis, times, valueAxis, windowShape } from './axes.mjs';
 
 /** @returns {import('./axes.mjs').Draw} */
 export function brownoutChart() {
   return (view, palette, widthPx) => {
-    const { mean, peak, vcpus } = view.series.stalled ?? { mean: [], peak: [], vcpus: 0 };
+    const { mean, peak, vcpus } = view.series.stalled ?? { mean: [], peak: [], vcpus: [] };
+    const most = extent([vcpus])?.[1] ?? 0;
     const x = times(view);
     const margin = columnMargin(view);
     const marks = phaseMarks(view, palette, widthPx - margin.l - margin.r);
     const line = (/** @type {string} */ name, /** @type {(number|null)[]} */ y, /** @type {object} */ more) => ({
-      type: 'scatter', mode: 'lines', name, x, y, connectgaps: false, customdata: y.map((number) => `${name} ${ofVcpus(number, vcpus)}`), hovertemplate: '%{customdata}<extra></extra>', ...more,
+      type: 'scatter', mode: 'lines', name, x, y, connectgaps: false, customdata: y.map((number, column) => `${name} ${ofVcpus(number, vcpus[column])}`), hovertemplate: '%{customdata}<extra></extra>', ...more,
     });
     return {
       traces: [
@@ -23,7 +24,7 @@ export function brownoutChart() {
       layout: {
         ...layoutOf(palette), margin: { ...margin, t: margin.t + marks.roomPx },
         xaxis: timeAxis(view, palette, { nticks: 9 }),
-        yaxis: valueAxis(palette, whole(vcpus), { range: [0, Math.max(vcpus, 1) * 1.04] }),
+        yaxis: valueAxis(palette, whole(Math.ceil(most)), { range: [0, Math.max(most, 1) * 1.04] }),
         shapes: [windowShape(view, palette), ...marks.shapes], annotations: marks.annotations,
       },
       note: mean.some((number) => number !== null) ? undefined : 'No time measured yet',

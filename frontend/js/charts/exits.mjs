@@ -47,7 +47,7 @@ function ranked(exits, most) {
 const untimed = (exits) => Object.fromEntries(Object.entries(exits).map(([reason, number]) => [reason, { count: number, sum_ns: 0, max_ns: 0 }]));
 
 /** @param {Exits} exits */
-const mean = (exits) => duration(exits.sum_ns / exits.count);
+const mean = (exits) => duration(exits.sum_ns ? exits.sum_ns / exits.count : null); // none has ended yet
 
 /** @param {Palette} palette @param {string} reason */
 function colour(palette, reason) {

@@ -1,5 +1,5 @@
 // @ts-check
-/** Time × vCPU: the p99 latency of every second, on a logarithmic colour scale. */
+/** Time × vCPU: the p99 latency of every second, or the age of a fault that is open longer, on a logarithmic colour scale. */
 import { decades, duration, plain } from '../format.mjs';
 import { Calm, cellClock, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
@@ -88,7 +88,7 @@ function summary(rows, vcpus) {
   });
   return worst < 0
     ? `Latency per vCPU over time, ${rows.length} vCPUs; no fault in the last second.`
-    : `Latency per vCPU over time, ${rows.length} vCPUs. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, p99 ${duration(longest)}.`;
+    : `Latency per vCPU over time, ${rows.length} vCPUs. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, ${duration(longest)}.`;
 }
 
 /** @typedef {{vm: string, vm_name: string, vcpu: number}} Row */
@@ -105,5 +105,5 @@ export function vcpusOf(view) {
 export function readout(view, point) {
   const row = vcpusOf(view)[point.y];
   const vm = view.frame.vm === 'all' && row?.vm_name ? `${row.vm_name} ` : '';
-  return `${vm}vCPU ${row?.vcpu ?? point.y} · ${cellClock(view, point)} · p99 ${duration(10 ** point.z)}`;
+  return `${vm}vCPU ${row?.vcpu ?? point.y} · ${cellClock(view, point)} · ${duration(10 ** point.z)}`;
 }

@@ -36,7 +36,7 @@ export function latencyChart() {
       const marks = phaseMarks(view, palette, (widthPx - layout.margin.l - layout.margin.r) / panels.length, { xref: `x${suffix}`, inside: true });
       layout.shapes.push(windowShape(view, palette, `x${suffix}`), ...marks.shapes);
       layout.annotations.push(...marks.annotations, {
-        text: `<b>${mode}</b>${modes[mode] ? '' : '  no faults'}`, showarrow: false, xref: `x${suffix} domain`, yref: 'paper', x: 0, y: 1, xanchor: 'left', yanchor: 'bottom',
+        text: `<b>${mode}</b>${modes[mode] ? '' : '  none ended'}`, showarrow: false, xref: `x${suffix} domain`, yref: 'paper', x: 0, y: 1, xanchor: 'left', yanchor: 'bottom',
         font: { size: 12, color: modes[mode] ? palette.modes[mode] : palette.muted },
       });
       return modes[mode] ? lines(view, modes[mode], palette.modes[mode], suffix) : [{ type: 'scatter', x: [], y: [], xaxis: `x${suffix}`, yaxis: `y${suffix}` }];

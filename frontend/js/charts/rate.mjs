@@ -26,10 +26,10 @@ export function rateChart() {
         shapes: [windowShape(view, palette), ...marks.shapes], annotations: marks.annotations,
       },
       legend: modes.map(([mode]) => mode),
-      note: traces.length ? undefined : 'No fault in this time',
+      note: traces.length ? undefined : 'No fault ended in this time',
       summary: traces.length
         ? `Fault rate over time. Now: ${modes.map(([mode, series]) => `${mode} ${rate(series.rate.at(-1))}`).join(', ')}.`
-        : 'Fault rate over time: no fault yet.',
+        : 'Fault rate over time: no fault ended yet.',
     };
   };
 }

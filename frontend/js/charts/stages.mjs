@@ -59,7 +59,7 @@ export function stagesChart(asShare) {
       xaxis: valueAxis(palette, ticks, { range: [0, high] }),
       yaxis: { ticklabeloverflow: 'allow', type: 'category', categoryorder: 'array', categoryarray: [...modes].reverse(), range: [-0.5, modes.length - 0.5], fixedrange: true, ticks: '', ticklabelstandoff: 6, showgrid: false, tickfont: { size: 12.5, color: palette.text } },
       annotations: modes.map((mode, row) => ({
-        text: totals[row] ? `${duration(totals[row])}` : 'no faults in this window', x: totals[row] ? (shares ? 1 : Math.min(totals[row], high)) : 0, y: mode,
+        text: totals[row] ? `${duration(totals[row])}` : 'none ended in this window', x: totals[row] ? (shares ? 1 : Math.min(totals[row], high)) : 0, y: mode,
         xanchor: 'left', yanchor: 'middle', showarrow: false, xshift: 6, font: { size: 12.5, color: totals[row] ? palette.text : palette.muted },
       })),
     };
