@@ -1,7 +1,7 @@
 // @ts-check
 /** Alarms: a line under the header that is always there, a count in the ledger row and the title, all of them in a panel. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
-import { age, clock, count, duration } from './format.mjs';
+import { age, clock, count, duration, NONE } from './format.mjs';
 import { openFaults } from './open.mjs';
 import { startPanel } from './popup.mjs';
 
@@ -30,13 +30,14 @@ export function activeAlarms(frame) {
   return (frame?.alarms ?? []).filter((/** @type {Alarm} */ alarm) => alarm.active).sort((/** @type {Alarm} */ a, /** @type {Alarm} */ b) => worst(a) - worst(b) || a.since_ns - b.since_ns);
 }
 
-/** What stands on the line while all is well: the oldest fault that is open. @param {Record<string, any>|null} frame */
-export function quietWords(frame) {
-  if (!frame) return '';
+/** What stands on the line while all is well: the oldest fault that is open. @param {Record<string, any>|null} frame @param {boolean} known whether data come */
+export function quietWords(frame, known) {
+  if (!frame || !known) return frame ? 'Alarms are not known: no data come.' : '';
+  const none = frame.source?.kind === 'replay' ? 'No alarm in the replay.' : 'No alarm.';
   const [oldest] = openFaults(frame);
-  if (!oldest) return 'No alarm. No fault is open.';
+  if (!oldest) return `${none} No fault is open.`;
   const vm = frame.vm === 'all' ? `${oldest.vm_name} ` : '';
-  return `No alarm. Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(oldest.age_ns)}.`;
+  return `${none} Oldest open fault: ${vm}vCPU ${oldest.vcpu}, ${duration(oldest.age_ns)}.`;
 }
 
 /** The list of VMs has its own column for them. @param {Record<string, any>} frame @param {string} vm */
@@ -53,22 +54,23 @@ export class AlarmStrip {
     this.listed = '';
   }
 
-  /** @param {Record<string, any>|null} frame @param {number} clockMs */
-  show(frame, clockMs) {
+  /** @param {Record<string, any>|null} frame @param {number} clockMs @param {boolean} known whether data come: else nobody knows that all is well */
+  show(frame, clockMs, known) {
     const active = activeAlarms(frame);
     const button = byId('alarm-button');
     setAttribute(button, 'data-severity', active[0]?.severity ?? 'none');
-    setText(button, active.length ? `${mark(active[0].severity)} ${count(active.length)} ${active.length === 1 ? 'alarm' : 'alarms'}` : frame ? '0 alarms' : '– alarms');
-    this.#title(active.length);
+    setText(button, active.length ? `${mark(active[0].severity)} ${count(active.length)} ${active.length === 1 ? 'alarm' : 'alarms'}` : known ? '0 alarms' : `${NONE} alarms`);
+    this.#title(active.length, frame?.source?.kind === 'replay');
     this.#line(active);
-    setText(byId('alarm-quiet'), active.length ? '' : quietWords(frame));
+    setText(byId('alarm-quiet'), active.length ? '' : quietWords(frame, known));
     this.#announce(active);
-    if (!byId('alarm-panel').hidden) this.#panel(frame, active, clockMs);
+    if (!byId('alarm-panel').hidden) this.#panel(frame, active, clockMs, known);
   }
 
-  /** @param {number} number */
-  #title(number) {
-    const title = number ? `(${number}) ${TITLE}` : TITLE;
+  /** @param {number} number @param {boolean} replayed */
+  #title(number, replayed) {
+    const name = replayed ? `Replay · ${TITLE}` : TITLE;
+    const title = number ? `(${number}) ${name}` : name;
     if (document.title !== title) document.title = title;
   }
 
@@ -103,17 +105,17 @@ export class AlarmStrip {
     this.said = now;
   }
 
-  /** @param {Record<string, any>|null} frame @param {Alarm[]} active @param {number} clockMs */
-  #panel(frame, active, clockMs) {
+  /** @param {Record<string, any>|null} frame @param {Alarm[]} active @param {number} clockMs @param {boolean} known */
+  #panel(frame, active, clockMs, known) {
     const ended = (frame?.alarms ?? []).filter((/** @type {Alarm} */ alarm) => !alarm.active).sort((/** @type {any} */ a, /** @type {any} */ b) => b.ended_ns - a.ended_ns);
     const time = frame?.time_ns ?? 0;
-    const key = JSON.stringify([active, ended, Math.floor(time / 1e9)]);
+    const key = JSON.stringify([active, ended, known, Math.floor(time / 1e9)]);
     if (key === this.listed) return;
     this.listed = key;
     const wall = (/** @type {number} */ ns) => clock(ns / 1e6 + clockMs);
-    setText(byId('alarm-intro'), active.length ? `${count(active.length)} active${ended.length ? `, ${count(ended.length)} ended in the last ten minutes` : ''}.` : `No alarm is active${ended.length ? '' : ', and none was in the last ten minutes'}.`);
+    setText(byId('alarm-intro'), active.length ? `${count(active.length)} active${ended.length ? `, ${count(ended.length)} ended in the last ten minutes` : ''}.` : !known ? 'Not known: no data come.' : `No alarm is active${ended.length ? '' : ', and none was in the last ten minutes'}.`);
     byId('alarm-all').replaceChildren(...[...active, ...ended].map((alarm) => make('li', `${alarm.severity} ${alarm.active ? '' : 'ended'}`,
       make('b', 'figure', `${mark(alarm.severity)} ${alarm.severity}`),
-      make('div', '', make('strong', '', alarm.message), make('p', '', `${alarm.vm_name ?? ''}${alarm.active ? ` · for ${age(time - alarm.since_ns)}, since ${wall(alarm.since_ns)}` : ` · from ${wall(alarm.since_ns)} to ${wall(alarm.ended_ns)}`}`), ...(alarm.active ? [make('p', 'remedy', alarm.hint)] : [])))));
+      make('div', '', make('strong', '', alarm.message), make('p', '', `${alarm.vm_name ? `${alarm.vm_name} · ` : ''}${alarm.active ? `for ${age(time - alarm.since_ns)}, since ${wall(alarm.since_ns)}` : `from ${wall(alarm.since_ns)} to ${wall(alarm.ended_ns)}`}`), ...(alarm.active ? [make('p', 'remedy', alarm.hint)] : [])))));
   }
 }

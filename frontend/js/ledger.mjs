@@ -1,7 +1,7 @@
 // @ts-check
 /** The loss ledger: a row of chips always in sight, and what each means in a panel. */
 import { byId, make, setText } from './dom.mjs';
-import { compact, count } from './format.mjs';
+import { compact, count, NONE } from './format.mjs';
 import { startPanel } from './popup.mjs';
 import { lossOf, LOSSES } from './words.mjs';
 
@@ -12,23 +12,24 @@ export function startLedger() {
   startPanel(byId('ledger-button'), byId('ledger-panel'));
 }
 
-/** @param {Record<string, any>|null} frame */
-export function showLedger(frame) {
+/** @param {Record<string, any>|null} frame @param {boolean} [known] whether data come: else nobody knows that nothing is lost */
+export function showLedger(frame, known = frame !== null) {
   const loss = frame?.loss ?? {};
   const hooks = frame?.missing_hooks ?? [];
-  const key = JSON.stringify([frame === null, loss, hooks, frame?.sampling]);
+  const key = JSON.stringify([known, loss, hooks, frame?.sampling]);
   if (key === drawn) return;
   drawn = key;
   const names = [...new Set([...Object.keys(LOSSES), ...Object.keys(loss)])];
-  chips(frame, names.filter((name) => loss[name] > 0), loss);
-  setText(byId('ledger-intro'), intro(names.filter((name) => loss[name] > 0)));
-  byId('ledger-list').replaceChildren(...names.map((name) => entry(name, loss[name] ?? 0)));
+  const above = names.filter((name) => loss[name] > 0);
+  chips(frame, above, loss, known);
+  setText(byId('ledger-intro'), above.length || known ? intro(above) : 'Not known: no data come.');
+  byId('ledger-list').replaceChildren(...names.map((name) => entry(name, loss[name] || (known ? 0 : null))));
   byId('ledger-hooks').replaceChildren(...hooks.map((/** @type {string} */ hook) => make('li', '', String(hook))));
   byId('ledger-hooks-head').hidden = hooks.length === 0;
 }
 
-/** @param {Record<string, any>|null} frame @param {string[]} names @param {Record<string, number>} loss */
-function chips(frame, names, loss) {
+/** @param {Record<string, any>|null} frame @param {string[]} names @param {Record<string, number>} loss @param {boolean} known */
+function chips(frame, names, loss, known) {
   const list = names.map((name) => {
     const chip = make('li', `chip ${lossOf(name).level}`, make('b', '', compact(loss[name])), ` ${lossOf(name).label}`);
     chip.title = `${count(loss[name])} ${lossOf(name).label}: ${lossOf(name).what}`;
@@ -39,7 +40,7 @@ function chips(frame, names, loss) {
     chip.title = 'Only some faults are kept as records (stages, slowest list); totals and percentiles count every fault.';
     list.push(chip);
   }
-  if (!names.length) list.unshift(make('li', frame ? 'chip green' : 'chip', make('b', '', frame ? '0' : '–'), ' lost'));
+  if (!names.length) list.unshift(make('li', known ? 'chip green' : 'chip', make('b', '', known ? '0' : NONE), ' lost'));
   byId('ledger-chips').replaceChildren(...list);
 }
 
@@ -52,7 +53,7 @@ function intro(names) {
     : 'Totals and percentiles are exact in spite of this: they come from histograms kept in the kernel.';
 }
 
-/** @param {string} name @param {number} number */
+/** @param {string} name @param {number|null} number null: not known */
 function entry(name, number) {
   const { label, what, remedy, level } = lossOf(name);
   return make('li', number ? level : 'none', make('b', 'figure', count(number)), make('div', '', make('strong', '', label), make('p', '', what), ...(number ? [make('p', 'remedy', remedy)] : [])));

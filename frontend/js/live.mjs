@@ -88,10 +88,11 @@ export function startLive() {
     const said = statusOf(state, started, frozen ? frozenMs : null, playing !== null);
     const status = playing && said.kind === 'replay' ? { ...said, sentence: replay.sentence } : said;
     const { frame } = shown;
+    const known = state.frame !== null && !statusOf(state, started, null, playing !== null).dim;
     const all = shown.vm === ALL;
     showStatus(status, shown, all, trouble);
-    showLedger(state.frame);
-    alarms.show(state.frame, replay.clockMs ?? state.clockMs);
+    showLedger(state.frame, known);
+    alarms.show(state.frame, replay.clockMs ?? state.clockMs, known);
     showPicker(frame?.vms ?? [], choice.vm, shown.vm);
     recorder.offer(frame?.vms ?? [], choice.vm);
     const hasVm = frame?.vm !== null && frame?.vm !== undefined;

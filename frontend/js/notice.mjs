@@ -20,6 +20,20 @@ export function showStatus(status, state, all, trouble) {
   byId('notice-command').hidden = !status.command;
   setText(byId('notice-error'), trouble || (state.error ? `${state.error.message} ${state.error.hint ?? ''}` : ''));
   document.body.classList.toggle('dim', status.dim);
+  showBanner(state.frame?.source);
+}
+
+/** A replay is told from this host at a glance, also while it is paused, stale or without its server. @param {Record<string, any>|undefined} source */
+function showBanner(source) {
+  const replayed = source?.kind === 'replay';
+  const banner = byId('replay-banner');
+  document.body.classList.toggle('replayed', replayed);
+  banner.hidden = !replayed;
+  if (!replayed) return;
+  const where = [source?.host, source?.kernel && `Linux ${source.kernel}`].filter(Boolean).join(', ');
+  const text = `: a recording${where ? ` made on ${where}` : ''}, not this host now. Its VMs are not here.`;
+  if (banner.childElementCount) setText(/** @type {Element} */ (banner.lastElementChild), text);
+  else banner.append(make('b', '', 'REPLAY'), make('span', '', text));
 }
 
 /** What is on show, when all is well. @param {import('./state.mjs').State} state @param {boolean} all */

@@ -6,27 +6,37 @@ import { age, bytes, compact, count, duration, durations, share } from './format
 import { blocktimeNs, isActive, kindWords, notFollowed, phaseColour, phasesOf, shownMigrations, stalledShare, stallNs } from './phases.mjs';
 
 /** @typedef {import('./phases.mjs').Migration} Migration */
-/** A figure with what it is called, and its meaning. @typedef {{name: string, value: string, title: string, part?: number}} Fact */
+/** A figure with what it is called, and its meaning; `old`: how long ago QEMU said it, if it should have said something newer. @typedef {{name: string, value: string, title: string, part?: number, old?: string}} Fact */
 
 /** A phase shorter than this share of the whole has no room for its name. */
 const NAMED = 0.16;
 const SPACE = '\u00a0';
+/** QEMU answers several times a second while it migrates: what it said longer ago than this is not of now. */
+const FRESH_NS = 2e9;
 
 /** @param {Migration} migration @param {number} nowNs @returns {Fact[]} what is known, in the order of interest */
 export function factsOf(migration, nowNs) {
   // Only the source knows what is left; when both sides are on this host, the destination may say it too.
-  const qmp = typeof migration.qmp?.remaining_bytes === 'number' || !migration.source ? migration.qmp : { ...migration.source, ...Object.fromEntries(Object.entries(migration.qmp ?? {}).filter(([, value]) => value !== null)) };
+  const sides = [migration.qmp, migration.otherSide?.qmp].filter(Boolean);
+  const qmp = Object.assign({}, ...[...sides].reverse().map((side) => Object.fromEntries(Object.entries(side).filter(([, value]) => value !== null))));
+  const ageOf = (/** @type {string} */ name) => (migration.to_ns ?? nowNs) - (sides.find((side) => typeof side[name] === 'number')?.at_ns ?? nowNs);
   /** @type {Fact[]} */
   const facts = [];
-  const add = (/** @type {unknown} */ known, /** @type {() => Fact} */ fact) => { if (known !== null && known !== undefined) facts.push(fact()); };
-  add(qmp?.remaining_bytes, () => {
+  const add = (/** @type {string} */ name, /** @type {() => Fact} */ make) => {
+    if (typeof qmp[name] !== 'number') return;
+    const ns = ageOf(name);
+    const when = migration.to_ns ? `${age(ns)} before its end` : `${age(ns)} ago`;
+    const fact = make();
+    facts.push({ ...fact, title: ns >= 0 ? `${fact.title}, as it said ${when}` : fact.title, ...(ns > FRESH_NS && !migration.at_rest ? { old: when } : {}) });
+  };
+  add('remaining_bytes', () => {
     const pages = qmp.page_bytes ? `, ${count(Math.round(qmp.remaining_bytes / qmp.page_bytes))} pages` : '';
     return { name: 'left', value: `${bytes(qmp.remaining_bytes)}${qmp.total_bytes ? ` of ${bytes(qmp.total_bytes)}` : ''}`, title: `QEMU: ${bytes(qmp.remaining_bytes)} of guest memory left${pages}`,
       ...(qmp.total_bytes ? { part: 1 - qmp.remaining_bytes / qmp.total_bytes } : {}) };
   });
-  add(isActive(migration) ? qmp?.bytes_per_s : null, () => ({ name: 'bandwidth', value: `${bytes(qmp.bytes_per_s)}/s`, title: `QEMU: sending ${bytes(qmp.bytes_per_s)} per second${qmp.max_postcopy_bytes_per_s ? `, at most ${bytes(qmp.max_postcopy_bytes_per_s)} per second for what is pushed` : ''}` }));
-  add(qmp?.postcopy_requests, () => ({ name: 'requests', value: compact(qmp.postcopy_requests), title: `QEMU: ${count(qmp.postcopy_requests)} pages asked for by the destination` }));
-  add(qmp?.downtime_ns ?? qmp?.expected_downtime_ns, () => ({ name: qmp.downtime_ns ? 'downtime' : 'downtime expected', value: duration(qmp.downtime_ns ?? qmp.expected_downtime_ns), title: 'QEMU: how long the guest as a whole stood still at the switch' }));
+  if (isActive(migration)) add('bytes_per_s', () => ({ name: 'bandwidth', value: `${bytes(qmp.bytes_per_s)}/s`, title: `QEMU: sending ${bytes(qmp.bytes_per_s)} per second${qmp.max_postcopy_bytes_per_s ? `, at most ${bytes(qmp.max_postcopy_bytes_per_s)} per second for what is pushed` : ''}` }));
+  add('postcopy_requests', () => ({ name: 'requests', value: compact(qmp.postcopy_requests), title: `QEMU: ${count(qmp.postcopy_requests)} pages asked for by the destination` }));
+  add(qmp.downtime_ns ? 'downtime_ns' : 'expected_downtime_ns', () => ({ name: qmp.downtime_ns ? 'downtime' : 'downtime expected', value: duration(qmp.downtime_ns ?? qmp.expected_downtime_ns), title: 'QEMU: how long the guest as a whole stood still at the switch' }));
   const { demand = 0, background = 0 } = migration.fills ?? {};
   if (demand + background > 0) facts.push({ name: 'on demand', value: `${compact(demand)} of ${compact(demand + background)}`, title: `${count(demand)} pages placed for somebody who waited, ${count(background)} ahead of need` });
   if (migration.stall?.length && (migration.role !== 'source' || stallNs(migration) > 0)) {
@@ -38,6 +48,18 @@ export function factsOf(migration, nowNs) {
       : { name: 'QEMU | exitscope', value: durations(blocked, stallNs(migration)), title: 'Time that the vCPUs were blocked, all together: QEMU’s blocktime beside our stall' });
   }
   return facts;
+}
+
+/** Both sides of a migration are of one kind; the source is not always asked in time to have heard of it. @param {Migration} migration */
+const kindOf = ({ kind, otherSide }) => (kind === 'precopy' && otherSide?.kind === 'postcopy' ? 'postcopy' : kind);
+
+/** What it is at. @param {Migration} migration @param {number} nowNs */
+function statusWords(migration, nowNs) {
+  const { qmp } = migration;
+  if (kindOf(migration) !== migration.kind) return 'postcopy, as the other side says';
+  if (!qmp?.status) return 'active';
+  const ageNs = nowNs - (qmp.at_ns ?? nowNs);
+  return ageNs > FRESH_NS ? `${qmp.status}, as QEMU said ${age(ageNs)} ago` : qmp.status;
 }
 
 /** Where a migration's recording and report are, once it has ended. */
@@ -101,9 +123,9 @@ class Row {
     const lengthNs = (migration.to_ns ?? nowNs) - migration.from_ns;
     setAttribute(this.element, 'data-state', migration.state);
     setAttribute(this.element, 'data-kind', migration.kind);
-    setText(this.kind, `${kindWords(migration)}${named ? ` of ${migration.vm_name || migration.vm}` : ''}`);
+    setText(this.kind, `${kindWords({ ...migration, kind: kindOf(migration) })}${named ? ` of ${migration.vm_name || migration.vm}` : ''}`);
     setText(this.role, migration.kind === 'page-in' ? 'memory comes in while the VM runs' : `this VM is the ${migration.role}`);
-    const state = isActive(migration) ? `${migration.qmp?.status ?? 'active'} · ${age(lengthNs)}` : `${migration.state} after ${duration(lengthNs)}, ${age(nowNs - migration.to_ns)} ago`;
+    const state = isActive(migration) ? `${statusWords(migration, nowNs)} · ${age(lengthNs)}` : `${migration.state} after ${duration(lengthNs)}, ${age(nowNs - migration.to_ns)} ago`;
     setText(this.state, nowNs === migration.to_ns || migration.at_rest ? state.replace(/, [^,]* ago$/, '') : state);
     setAttribute(this.state, 'class', `chip ${isActive(migration) ? 'blue' : { failed: 'red', completed: 'green' }[/** @type {string} */ (migration.state)] ?? ''}`);
     const known = migration.how === 'qmp' ? 'from QEMU (QMP)' : 'from the kernel: inferred';
@@ -141,11 +163,13 @@ class Row {
   /** @param {Fact[]} facts */
   #facts(facts) {
     while (this.facts.children.length > facts.length) this.facts.lastElementChild?.remove();
-    while (this.facts.children.length < facts.length) this.facts.append(make('div', '', make('dt'), make('dd')));
+    while (this.facts.children.length < facts.length) this.facts.append(make('div', '', make('dt', '', make('span'), make('small')), make('dd')));
     facts.forEach((fact, index) => {
       const cell = /** @type {HTMLElement} */ (this.facts.children[index]);
-      const [name, value] = [...cell.children];
+      const [[name, old], value] = [[...cell.children[0].children], cell.children[1]];
       setText(name, fact.name);
+      setText(old, fact.old ? ` · ${fact.old}` : '');
+      cell.classList.toggle('old', Boolean(fact.old));
       setText(value, fact.value);
       if (cell.title !== fact.title) cell.title = fact.title;
       cell.classList.toggle('part', fact.part !== undefined);
@@ -185,7 +209,7 @@ export class ProgressStrip {
       box.replaceChildren(...this.rows.map(({ element }) => element));
     }
     const named = frame?.vm === 'all' || new Set(shown.map(({ vm }) => vm)).size > 1;
-    shown.forEach((migration, index) => this.rows[index].show({ ...migration, at_rest: frame?.at_rest, source: samples?.qmpOf(migration.other) }, frame?.time_ns ?? 0, named));
+    shown.forEach((migration, index) => this.rows[index].show({ ...migration, at_rest: frame?.at_rest, otherSide: shown.find(({ id }) => id === migration.other) ?? samples?.otherOf(migration.other) }, frame?.time_ns ?? 0, named));
     const said = shown.map((each) => `${kindWords(each)} of ${each.vm_name || each.vm}: ${each.state}.`).join(' ');
     setText(byId('migration-said'), said);
   }
@@ -195,5 +219,6 @@ export class ProgressStrip {
 export function migrationOf(frame, vm) {
   const mine = (frame.migrations ?? []).filter((/** @type {Migration} */ each) => each.vm === vm).sort((/** @type {Migration} */ a, /** @type {Migration} */ b) => b.from_ns - a.from_ns)[0];
   if (!mine) return '';
-  return isActive(mine) ? `${mine.kind}${mine.kind === 'page-in' ? '' : `, ${mine.role}`} · ${age(frame.time_ns - mine.from_ns)}` : `${mine.kind} ${mine.state}`;
+  const kind = kindOf({ ...mine, otherSide: (frame.migrations ?? []).find((/** @type {Migration} */ each) => each.id === mine.other) });
+  return isActive(mine) ? `${kind}${kind === 'page-in' ? '' : `, ${mine.role}`} · ${age(frame.time_ns - mine.from_ns)}` : `${kind} ${mine.state}`;
 }

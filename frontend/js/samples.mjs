@@ -6,7 +6,7 @@ import { isActive } from './phases.mjs';
 /** As many as the server keeps. */
 const MOST = 900;
 /** The other side of a migration, which is another VM of this host, is asked for this often. */
-const OTHER_MS = 2000;
+const OTHER_MS = 1000;
 
 /** @typedef {{at_ns: number, remaining_bytes: number|null}} Sample */
 
@@ -16,12 +16,12 @@ export class Samples {
     this.of = new Map();
     /** When each was asked for: page clock, Infinity for those that need not be asked again. @type {Map<string, number>} */
     this.asked = new Map();
-    /** What QEMU said last of the other sides. @type {Map<string, Record<string, any>>} */
+    /** What was said last of the other sides. @type {Map<string, Record<string, any>>} */
     this.others = new Map();
   }
 
   /** @param {string|null|undefined} id of a migration that is not in the frames */
-  qmpOf(id) {
+  otherOf(id) {
     return this.others.get(id ?? '') ?? null;
   }
 
@@ -34,9 +34,9 @@ export class Samples {
       if (whole) continue;
       if (typeof qmp?.remaining_bytes === 'number') {
         if (!this.asked.has(id)) this.#ask(id, Infinity);
-        this.others.set(id, qmp);
         this.#add(id, [{ at_ns: qmp.at_ns, remaining_bytes: qmp.remaining_bytes }]);
-      } else if (other && !ids.has(other)) {
+      }
+      if (other && !ids.has(other)) {
         ids.add(other);
         const now = performance.now();
         if (now >= (this.asked.get(other) ?? 0)) this.#ask(other, isActive(migration) ? now + OTHER_MS : Infinity);
@@ -49,9 +49,9 @@ export class Samples {
   async #ask(id, againMs) {
     this.asked.set(id, againMs);
     try {
-      const { samples = [], qmp } = await get(`migrations/${encodeURIComponent(id)}`);
+      const { samples = [], ...migration } = await get(`migrations/${encodeURIComponent(id)}`);
       this.#add(id, samples);
-      if (qmp) this.others.set(id, qmp);
+      this.others.set(id, migration);
     } catch {
       this.asked.set(id, Infinity); // the line begins when the page was opened
     }

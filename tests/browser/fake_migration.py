@@ -13,6 +13,7 @@ MIB: Final = 1 << 20
 # Begin and end of each phase, seconds since the migration's first sign.
 PHASES_S: Final = {"setup": (0.0, 0.4), "precopy": (0.4, 14.0), "postcopy": (14.0, 44.0)}
 TOTAL_BYTES: Final = 4096 * MIB
+SOURCE: Final[Json] = {"role": "source", "kind": "precopy", "other": "vm-9-1"}  # it has not said yet that it switched
 _PAGES: Final = TOTAL_BYTES // 4096
 _SENT_BY_PRECOPY: Final = 0.4
 
@@ -167,9 +168,10 @@ class Course:
             "fills": {"demand": demand, "background": background},
             "stall": [{"vcpu": vcpu, "stall_ns": ns} for vcpu, ns in enumerate(stall)],
             "brownout": {"mean": sum(stall) / length, "peak": vcpus, "vcpus": vcpus},
-            "qmp": self.qmp(min(now_ns, self.to_ns)),
+            "qmp": self.qmp(min(now_ns, self.to_ns) - round(self.scenario.qmp_age_s * SECOND_NS)),
             "recording": "r0" if ended and self.scenario.recordings else None,
             "other": None,
+            **(SOURCE if self.scenario.migration == "source" else {}),
             **more,
         }
 

@@ -24,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from exitscope.security import CONTENT_SECURITY_POLICY
 from tests.browser.fake_library import Library
-from tests.browser.fake_migration import Course, alarms, threads
+from tests.browser.fake_migration import SOURCE, Course, alarms, threads
 from tests.browser.scenario import NO_LOSS, SCENARIOS, Scenario
 from tests.browser.synthetic import TICK_NS, WINDOWS_NS, Guest, Json
 
@@ -103,6 +103,8 @@ class Feed:
 
     async def _migration(self, request: Request) -> Response:
         now_ns = time.monotonic_ns()
+        if request.path_params["id"] == SOURCE["other"]:
+            return JSONResponse(self.course.migration(now_ns, role="destination", kind="postcopy", qmp=None))
         return JSONResponse(self.course.migration(now_ns) | {"samples": self.course.samples(now_ns)})
 
     def _vcpu(self, index: int, shown: str, second: int, window_s: int) -> Json:

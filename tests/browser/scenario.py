@@ -26,8 +26,9 @@ class Scenario:
     hardware: str = "silent"  # hardware exits: counted, silent, unattached
     missing_hooks: list[str] = field(default_factory=list)
     recordings: tuple[str, ...] = ()  # names of those that are there from the beginning
-    migration: str = ""  # how the page knows of one: qmp, kernel, busy; empty: there is none
+    migration: str = ""  # how the page knows of one: qmp, kernel, busy, source (asked too seldom); empty: there is none
     migration_s: float = 30.0  # how long ago it began
+    qmp_age_s: float = 0.0  # how long ago QEMU answered last
     alarms: int = 0  # active ones
     handlers: bool = True  # whether there are threads that serve faults
     reader_busy: float | None = 0.12
@@ -54,7 +55,7 @@ SCENARIOS: dict[str, Scenario] = {
     "async": Scenario(asynchronous=True),
     "empty": Scenario(empty=True),
     "idle": Scenario(idle=True),
-    "hung": Scenario(idle=True, hung_s=31.0, alarms=1, reader_busy=0.0),
+    "hung": Scenario(idle=True, hung_s=605.0, alarms=1, reader_busy=0.0),
     "waiting": Scenario(
         kind="none", state="waiting", empty=True, reason="No collector at /run/exitscope/collector.sock."
     ),

@@ -28,9 +28,9 @@ def test_open_faults_colour_the_heat_map_and_lead_the_slowest(hung: Page) -> Non
     expect(rows).to_have_count(4)
     expect(rows.first.locator("td.open")).to_have_text("open")
     expect(rows.first.locator("td").nth(2)).to_have_text("0")  # has stood for the longest
-    expect(rows.first.locator("td").nth(4)).to_have_text(re.compile(r"^3\d\.\d\ss$"))
+    expect(rows.first.locator("td").nth(4)).to_have_text(re.compile(r"^1\d\smin\s\d\d\ss$"))
     expect(hung.locator("#slowest-open")).to_have_text("4 open, first")
-    expect(hung.locator("#total-open")).to_have_text(re.compile(r"^4 open · 3\d\ss$"))
+    expect(hung.locator("#total-open")).to_have_text(re.compile(r"^4 open · 1\d\smin\s\d\d\ss$"))
 
 
 def test_nothing_that_did_not_end_reads_as_nought(hung: Page) -> None:
@@ -48,7 +48,7 @@ def test_a_handler_is_judged_by_what_it_served(hung: Page) -> None:
     expect(hung.locator("#handler-sentence")).to_have_text(
         re.compile(
             r"^The uffd reader does not keep up: none of 4 waiting faults ended in the last 10\ss,"
-            r" the oldest is 3\d\.\d\ss old; 0 unread, uffd reader: busy 0\s%\.$"
+            r" the oldest is 1\d\smin\s\d\d\ss old; 0 unread, uffd reader: busy 0\s%\.$"
         )
     )
 
@@ -56,7 +56,7 @@ def test_a_handler_is_judged_by_what_it_served(hung: Page) -> None:
 def test_the_list_of_vms_says_which_one_hangs(hung: Page) -> None:
     hung.locator("#vm").select_option("all")
     expect(hung.locator("#vm-table tbody tr:not(.pad)").first.locator("td.open")).to_have_text(
-        re.compile(r"^3\d\.\d\ss$")
+        re.compile(r"^1\d\smin\s\d\d\ss$")
     )
 
 

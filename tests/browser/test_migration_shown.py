@@ -73,6 +73,29 @@ def test_inferred_and_not_followed_is_said_plainly(serve: Serve, open_page: Open
     expect(strip).not_to_contain_text("bandwidth")
 
 
+def test_what_qemu_has_not_repeated_has_its_age_and_fades(serve: Serve, open_page: Open) -> None:
+    server = serve(replace(SCENARIOS["migrating"]))
+    page = open_page(server.url).page
+    left = page.locator(".facts > div", has=page.get_by_text("left", exact=True))
+    expect(left).to_have_attribute("title", re.compile(r", as it said \d\.\d\ss ago$"))
+    expect(left).not_to_have_class(re.compile("old"))
+    server.feed.scenario.qmp_age_s = 4.0
+    expect(left.locator("dt")).to_have_text(re.compile(r"^left · 4\.\d\ss ago$"))
+    expect(left).to_have_class(re.compile("old"))
+    expect(page.locator("#migrations .chip.blue")).to_have_text(
+        re.compile(r"^postcopy-active, as QEMU said 4\.\d\ss ago · ")
+    )
+    ours = page.locator(".facts > div", has=page.get_by_text("stalled", exact=True))
+    expect(ours).not_to_have_class(re.compile("old"))  # the kernel's, and of now
+
+
+def test_a_source_is_in_postcopy_as_soon_as_its_other_side_is(serve: Serve, open_page: Open) -> None:
+    page = open_page(serve(replace(SCENARIOS["migrating"], migration="source", qmp_age_s=4.0)).url).page
+    strip = page.locator("#migrations article")
+    expect(strip.locator("h2")).to_have_text("Postcopy migration")
+    expect(strip.locator(".chip.blue")).to_have_text(re.compile("^postcopy, as the other side says · "))
+
+
 def test_one_that_ended_stays_with_its_report(serve: Serve, open_page: Open) -> None:
     page = open_page(serve(SCENARIOS["migrated"]).url).page
     strip = page.locator("#migrations article")

@@ -81,6 +81,54 @@ def test_replay_says_so_and_why(serve: Serve, open_page: Open) -> None:
     expect(page.locator("#notice-text")).to_have_text(str(SCENARIOS["replay"].reason))
 
 
+def test_a_replay_is_never_taken_for_this_host(serve: Serve, open_page: Open) -> None:
+    server = serve(replace(SCENARIOS["replay"]))
+    page = open_page(server.url).page
+    banner = page.locator("#replay-banner")
+    expect(banner).to_have_text(
+        "REPLAY: a recording made on kvm-host-3, Linux 6.12.43, not this host now. Its VMs are not here."
+    )
+    expect(page.locator("#alarm-quiet")).to_have_text(re.compile("^No alarm in the replay"))
+    expect(page).to_have_title("Replay · exitscope")
+    page.keyboard.press("Space")  # paused, the badge says something else
+    badge(page, "PAUSED")
+    expect(banner).to_be_visible()
+    page.keyboard.press("Space")
+    server.feed.scenario.kind = "live"
+    badge(page, "LIVE")
+    expect(banner).to_be_hidden()
+    expect(page).to_have_title("exitscope")
+
+
+def test_without_data_nothing_is_called_well(serve: Serve, open_page: Open) -> None:
+    server = serve(replace(SCENARIOS["waiting"], empty=False))
+    page = open_page(server.url).page
+    badge(page, "WAITING")
+    chip = page.locator("#ledger-chips li")
+    expect(chip).to_have_text("– lost")
+    expect(chip).not_to_have_class(re.compile("green"))
+    expect(page.locator("#alarm-button")).to_have_text("– alarms")
+    expect(page.locator("#alarm-quiet")).to_have_text("Alarms are not known: no data come.")
+    page.locator("#ledger-button").click()
+    expect(page.locator("#ledger-intro")).to_have_text("Not known: no data come.")
+    assert set(page.locator("#ledger-list .figure").all_inner_texts()) == {"–"}
+    page.keyboard.press("Escape")
+    page.locator("#alarm-button").click()
+    expect(page.locator("#alarm-intro")).to_have_text("Not known: no data come.")
+    page.keyboard.press("Escape")
+    server.feed.scenario.loss = {"ring_full": 3}  # what was lost before is lost for sure
+    expect(chip).to_have_text("3 ring full")
+    server.feed.scenario = Scenario()
+    badge(page, "LIVE")
+    expect(chip).to_have_text("0 lost")
+    expect(chip).to_have_class("chip green")
+    expect(page.locator("#alarm-button")).to_have_text("0 alarms")
+    server.feed.scenario.silent = True
+    badge(page, "STALE")
+    expect(chip).to_have_text("– lost")
+    expect(page.locator("#alarm-button")).to_have_text("– alarms")
+
+
 def test_losses_are_named_counted_and_explained(serve: Serve, open_page: Open) -> None:
     page = open_page(serve(SCENARIOS["lost"]).url).page
     expect(page.locator("#ledger-chips li")).to_have_text(
@@ -138,7 +186,7 @@ def test_names_of_vms_and_hooks_are_text(serve: Serve, open_page: Open) -> None:
     page.locator("#vm").select_option("all")
     expect(page.locator("#vm-table tbody tr:not(.pad) td").first).to_have_text(HOSTILE)
     assert page.locator("img, #vm b").count() == 0
-    assert page.title() == "exitscope"
+    assert page.title() == "Replay · exitscope"
 
 
 def test_a_vm_that_ended_is_marked(page: Page) -> None:
