@@ -36,8 +36,8 @@ _Ring = npt.NDArray[np.float32]
 class Series:
     """float32 rings: a value has 24 bits, enough for any chart. They grow with the VMs and vCPUs that there were.
 
-    modes: (VM's row, mode) -> (TICKS, VALUES), rate 0 where nothing happened; heat: (vCPU rows, TICKS) p99,
-    or the age of a fault that is open longer, ns; stall: (vCPU rows, TICKS) share of the tick that the vCPU stood still.
+    modes: (VM's row, mode) -> (TICKS, VALUES), rate 0 where nothing happened; heat: (vCPU rows, TICKS) p99, or
+    the age of a fault that is open longer, ns; stall: (vCPU rows, TICKS) share of the tick that the vCPU stood still.
     """
 
     def __init__(self) -> None:
