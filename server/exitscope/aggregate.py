@@ -48,7 +48,11 @@ class Aggregate:
         self.stalled = Stalled()
         self.gpa = GpaCounts()
         self.threads = Threads()
-        self.migrations = Tracker(self.vms, self)
+        # Not of this object itself: a cycle would keep it, and all that it has counted, long after its end.
+        self._counted = tick.Counted(
+            self.rows, self.vms, self.histograms, self.scalars, self.fills, self.stalled, self.gpa
+        )
+        self.migrations = Tracker(self.vms, self._counted)
         self.rows_refused = 0
         self.wrapped: dict[int, int] = {}
         self._first = True  # no TOTALS of this collector yet
@@ -152,10 +156,7 @@ class Aggregate:
         standing = (open_since_ns != 0) & (self.rows.totals["vcpu"] != VCPU_OTHER)
         self.stalled.look(self.rows.totals["vm"][standing], open_since_ns[standing])
         if self.histograms.tick_due(time_ns):
-            counted = tick.Counted(
-                self.rows, self.vms, self.histograms, self.scalars, self.fills, self.stalled, self.gpa
-            )
-            self.migrations.stalled(tick.write(self.series, counted, time_ns))
+            self.migrations.stalled(tick.write(self.series, self._counted, time_ns))
         for counters in self._counters():
             counters.close(time_ns)
         self.migrations.after(time_ns, self.losses["unmatched_begin"])

@@ -19,6 +19,7 @@ from .alarms.finding import Limits as AlarmLimits
 from .api import MAX_MESSAGE_BYTES
 from .app import create_app
 from .errors import UserError
+from .mallocs import give_back_early
 from .privileges import drop_to, own_directory
 from .recordings.library import Library, Limits
 from .recordings.player import Player
@@ -95,6 +96,7 @@ def serve(
     alarm_handler: str = "1s",
 ) -> None:
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
+    give_back_early()
     logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
     feed: Source
     try:

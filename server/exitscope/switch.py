@@ -140,7 +140,7 @@ class Switch:
         self.hub.show(aggregate, status, alarms)
 
     async def _stop(self) -> None:
-        playing, self._playing = self._playing, None
-        if playing is not None:
+        while self._playing is not None:  # another may have been started meanwhile
+            playing, self._playing = self._playing, None
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)

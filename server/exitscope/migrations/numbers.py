@@ -21,12 +21,16 @@ _Int64s = npt.NDArray[np.int64]
 
 
 class Counted(Protocol):
-    """What is needed of the Aggregate."""
+    """What is needed of what an aggregate has counted."""
 
-    rows: Rows
-    histograms: Counters
-    scalars: Counters
-    fills: Counters
+    @property
+    def rows(self) -> Rows: ...  # noqa: D102
+    @property
+    def histograms(self) -> Counters: ...  # noqa: D102
+    @property
+    def scalars(self) -> Counters: ...  # noqa: D102
+    @property
+    def fills(self) -> Counters: ...  # noqa: D102
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The faults of a recording in the order in which they ended, for who follows the time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
 import numpy as np
@@ -32,9 +32,7 @@ class Ending:
         before: Callable[[Records], None] | None,
     ) -> None:
         self.open: Records = np.empty(0, FAULT_DTYPE)
-        self._numbers = numbers
-        self._before = before
-        self._batches = self._read(file, from_ns)
+        self._batches = _read(file, from_ns, numbers, before)
         self._next = next(self._batches, np.empty(0, FAULT_DTYPE))
 
     def until(self, time_ns: int) -> Records:
@@ -58,21 +56,25 @@ class Ending:
         done: Records = records[ended]
         return done
 
-    def _read(self, file: RecordingFile, from_ns: int) -> Iterator[Records]:
-        parquet = pq.ParquetFile(file.path)
+
+def _read(
+    file: RecordingFile, from_ns: int, numbers: Mapping[str, int], before: Callable[[Records], None] | None
+) -> Generator[Records]:
+    """Those that end after from_ns, by their begin."""
+    with pq.ParquetFile(file.path) as parquet:
         column = parquet.schema_arrow.get_field_index("begin_ns")
         groups = []
         for number in range(parquet.num_row_groups):
             statistics = parquet.metadata.row_group(number).column(column).statistics
             late = statistics is None or not statistics.has_min_max or statistics.max >= from_ns - _LONG_NS
-            if late or self._before is not None:
+            if late or before is not None:
                 groups.append(number)
         if not groups:
             return
         for batch in parquet.iter_batches(_BATCH, row_groups=groups, use_threads=False):
-            records = from_table(pa.Table.from_batches([batch]), self._numbers)
+            records = from_table(pa.Table.from_batches([batch]), numbers)
             over = end_ns(records) <= from_ns
-            if self._before is not None and over.any():
-                self._before(records[over])
+            if before is not None and over.any():
+                before(records[over])
             if not over.all():
                 yield records[~over]

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from ..source import Handler, Status
 from .file import RecordingFile
@@ -19,6 +20,7 @@ _STEP_NS: Final = 1_000_000_000
 _BEFORE_NS: Final = 60 * 1_000_000_000
 _BEFORE_RECORDS: Final = 1 << 20
 _REST_S: Final = 2.0
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Player:
         while True:
             if self._target_ns is not None or synthesis is None:
                 target_ns, self._target_ns = self._from_ns if self._target_ns is None else self._target_ns, None
+                synthesis = None  # its memory is for the next one
                 synthesis = await self._start(handle, target_ns)
                 played = time.monotonic()
             now = time.monotonic()
@@ -98,9 +101,9 @@ class Player:
         before_ns = max(at_ns - _BEFORE_NS, self._from_ns)
         faults_per_ns = self.file.meta.records / max(self._to_ns - self._from_ns, 1)
         before_ns = max(before_ns, at_ns - int(_BEFORE_RECORDS / max(faults_per_ns, 1e-12)))
-        synthesis = await asyncio.to_thread(Synthesis, self.file, before_ns)
+        synthesis = await _in_thread(lambda: Synthesis(self.file, before_ns))
         self.fresh()
-        for message in await asyncio.to_thread(synthesis.welcome):
+        for message in await _in_thread(synthesis.welcome):
             handle(message)
         self._at_ns = self._begun_ns = before_ns
         await self._go(handle, synthesis, at_ns)
@@ -112,7 +115,7 @@ class Player:
         while self._at_ns < until_ns and self._target_ns is None:
             over_ns = (self._at_ns - self._begun_ns) % _STEP_NS
             at_ns = min(self._at_ns + _STEP_NS - over_ns, until_ns)
-            for message in await asyncio.to_thread(synthesis.advance, at_ns):
+            for message in await _in_thread(partial(synthesis.advance, at_ns)):
                 handle(message)
             self._at_ns = at_ns
 
@@ -129,3 +132,13 @@ class Player:
             await asyncio.wait_for(self._changed.wait(), seconds)
         except TimeoutError:
             return
+
+
+async def _in_thread(work: Callable[[], _T]) -> _T:
+    """What it returns. A thread cannot be cancelled: whoever cancels waits for it, so that no two of a player work."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    finally:
+        if not working.done():
+            await asyncio.wait((working,))

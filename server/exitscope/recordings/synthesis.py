@@ -5,6 +5,7 @@ the counters of every second, evenly over the second; so are hardware exits. Tim
 loss ledger is not played.
 """
 
+import weakref
 from typing import Any, Final
 
 import numpy as np
@@ -87,7 +88,12 @@ class Synthesis:
                 self._slot(self._numbers[owner.vm], owner.vcpu, owner.tid)
         self._set_start()
         # Counters, if the recording has some, have counted what ended before from_ns.
-        self._faults = Ending(file, from_ns, self._numbers, self._tally_before if self._counters is None else None)
+        ours = weakref.proxy(self)  # no cycle: what a jump leaves behind is freed at once
+
+        def tally_before(records: Records) -> None:
+            ours._tally_before(records)
+
+        self._faults = Ending(file, from_ns, self._numbers, tally_before if self._counters is None else None)
 
     def welcome(self) -> list[Message]:
         """HELLO, VMS and a snapshot of TOTALS."""
