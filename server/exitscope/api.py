@@ -23,7 +23,7 @@ from .vms import ALL
 from .window import DEFAULT_WINDOW, WINDOWS
 from .works import Works
 
-router = APIRouter(responses=models.answers(422, 500))
+router = APIRouter(responses=models.answers(413, 422, 500))
 
 MAX_MESSAGE_BYTES: Final = 4096
 

@@ -6,7 +6,7 @@ from . import models
 from .alarms.models import Alarms
 from .switch import Switch
 
-router = APIRouter(prefix="/api/v1", tags=["alarms"], responses=models.answers(422, 500))
+router = APIRouter(prefix="/api/v1", tags=["alarms"], responses=models.answers(413, 422, 500))
 
 
 @router.get("/alarms")

@@ -15,7 +15,7 @@ from .compare.statistics import DRIFT
 from .errors import ApiError, UserError
 from .report import plotly_script
 
-router = APIRouter(responses=models.answers(422, 500))
+router = APIRouter(responses=models.answers(413, 422, 500))
 
 MAX_ID: Final = 200
 

@@ -30,11 +30,11 @@ from .recordings.file import RecordingFile
 from .recordings.library import Library
 from .vms import ALL
 
-router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(404, 409, 422, 500))
+router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(404, 409, 413, 422, 500))
 
 MAX_EXPORTS: Final = 2
 """Exports at once: each may take as long as its reader wants."""
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 15.0  # longer than connections.STALLED_S: a stalled reader makes room
 _CACHE_BYTES: Final = 32 << 20
 _MAX_NUMBER: Final = (1 << 63) - 1
 _MAX_CHOICES: Final = 1024

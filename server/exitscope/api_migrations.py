@@ -13,7 +13,7 @@ from .migrations.models import Migration, MigrationList
 MAX_ID = 288
 """The VM's id and a moment."""
 
-router = APIRouter(prefix="/api/v1", tags=["migrations"], responses=models.answers(422, 500))
+router = APIRouter(prefix="/api/v1", tags=["migrations"], responses=models.answers(413, 422, 500))
 
 
 @router.get("/migrations")

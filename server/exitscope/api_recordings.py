@@ -14,7 +14,7 @@ from .recordings.meta import RecordingMeta
 from .switch import Switch
 from .vms import ALL
 
-router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(422, 500))
+router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(413, 422, 500))
 
 RecordingId = Annotated[str, Path(max_length=MAX_ID, description="Id of a recording.")]
 

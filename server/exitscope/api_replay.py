@@ -12,7 +12,7 @@ from .hub import MAX_ID
 from .recordings.player import MAX_SPEED, MIN_SPEED, Player
 from .switch import Switch
 
-router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(422, 500))
+router = APIRouter(prefix="/api/v1", tags=["recordings"], responses=models.answers(413, 422, 500))
 
 
 class Replay(BaseModel):

@@ -17,7 +17,7 @@ from .recordings.file import RecordingFile
 router = APIRouter(
     prefix="/api/v1/recordings/{id}/migrations/{number}",
     tags=["recordings"],
-    responses=models.answers(404, 409, 422, 500),
+    responses=models.answers(404, 409, 413, 422, 500),
 )
 
 MAX_NUMBER: Final = 1 << 16

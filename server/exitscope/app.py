@@ -21,7 +21,9 @@ from . import (
 from .alarms.finding import Limits as AlarmLimits
 from .api import Services, router
 from .autorecord import AutoRecorder
+from .bodies import Bodies
 from .docs import render
+from .heads import Heads
 from .recordings.library import Library, Limits
 from .security import Guard
 from .settings import default_recordings
@@ -91,5 +93,7 @@ def create_app(
         return HTMLResponse(render(app.openapi()))
 
     app.mount("/", Page())
-    app.add_middleware(Guard, names=tuple(allowed_hosts))
+    app.add_middleware(Heads)
+    app.add_middleware(Bodies)
+    app.add_middleware(Guard, names=tuple(allowed_hosts))  # the last that is added is the first that is asked
     return app

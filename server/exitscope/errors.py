@@ -1,5 +1,6 @@
 """The one shape of every error that leaves the server: {"error": {"code", "message", "hint"}}."""
 
+import json
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Send
 
 log = logging.getLogger("exitscope")
 
@@ -29,6 +31,14 @@ def error_body(code: str, message: str, hint: str = "", parameter: str | None = 
     """The JSON of an error."""
     error = {"code": code, "message": message, "hint": hint}
     return {"error": error | ({"parameter": parameter} if parameter else {})}
+
+
+async def send_json(send: Send, status: int, body: dict[str, Any], *headers: tuple[bytes, bytes]) -> None:
+    """A whole answer of a middleware, where no request is read."""
+    data = json.dumps(body).encode()
+    told = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": told})
+    await send({"type": "http.response.body", "body": data})
 
 
 def install(app: FastAPI) -> None:

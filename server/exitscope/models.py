@@ -271,6 +271,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     meanings = {
         404: "There is no such thing",
         409: "Not possible in this state",
+        413: "The body is too large",
         422: "A parameter is wrong",
         500: "A bug in the server",
     }

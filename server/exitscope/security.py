@@ -1,7 +1,6 @@
 """Who may talk to the server, and what the page may do: Host and Origin checks, and the security headers."""
 
 import ipaddress
-import json
 import socket
 from collections.abc import Iterable
 from typing import Final
@@ -9,7 +8,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import error_body
+from .errors import error_body, send_json
 
 # Plotly sets style attributes and adds a style element (hence unsafe-inline for styles, for nothing else) and
 # makes pictures of its charts as data: and blob: URLs.
@@ -44,21 +43,22 @@ class Guard:
             return
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answer[name] = value
+                # Browsers ask again for everything, and are not sent again what did not change.
+                answer.setdefault("cache-control", "no-cache")
+            await send(message)
+
         if not self._allowed(host):
-            await _refuse(scope, send, f"Host {host[:200]!r} is not a name of this server", "See `--allow-host`.")
+            why, hint = f"Host {host[:200]!r} is not a name of this server", "See `--allow-host`."
+            await _refuse(scope, send_with_headers, why, hint)
         elif _acts(scope) and not _from_here(headers, origin, host):
-            await _refuse(scope, send, f"Origin {(origin or 'null')[:200]!r} is another site", "")
+            await _refuse(scope, send_with_headers, f"Origin {(origin or 'null')[:200]!r} is another site", "")
         else:
-
-            async def send_with_headers(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    answer = MutableHeaders(scope=message)
-                    for name, value in _HEADERS.items():
-                        answer[name] = value
-                    # Browsers ask again for everything, and are not sent again what did not change.
-                    answer.setdefault("cache-control", "no-cache")
-                await send(message)
-
             await self._app(scope, receive, send_with_headers)
 
     def _allowed(self, host: str) -> bool:
@@ -88,7 +88,4 @@ async def _refuse(scope: Scope, send: Send, message: str, hint: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": message[:120]})
         return
-    body = json.dumps(error_body("forbidden", message, hint)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_json(send, 403, error_body("forbidden", message, hint))

@@ -18,9 +18,12 @@ from fastapi import FastAPI
 from .alarms.finding import Limits as AlarmLimits
 from .api import MAX_MESSAGE_BYTES
 from .app import create_app
+from .connections import connections_of
+from .descriptors import BACKLOG, connections_allowed, raise_limit
 from .errors import UserError
 from .mallocs import give_back_early
 from .privileges import drop_to, own_directory
+from .quietlog import Seldom
 from .recordings.library import Library, Limits
 from .recordings.player import Player
 from .recordings.shelf import find
@@ -38,6 +41,9 @@ def server_config(app: FastAPI) -> uvicorn.Config:
     """How the app is served: one process, small messages from clients, nothing said about ourselves."""
     return uvicorn.Config(
         app,
+        http=connections_of(connections_allowed()),
+        backlog=BACKLOG,
+        log_config=None,
         ws="websockets-sansio",  # waits for slow clients, as `websockets` does, and is not deprecated
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_max_queue=4,
@@ -97,7 +103,10 @@ def serve(
 ) -> None:
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     give_back_early()
+    raise_limit()
     logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom())
     feed: Source
     try:
         feed = source_of(source, replay_reason) if source else SocketSource(socket_path)
