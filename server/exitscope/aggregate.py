@@ -15,6 +15,7 @@ from exitscope_probes.wire import Kind, Message
 from . import tick
 from .gpa import GpaCounts
 from .hardware import HardwareExits
+from .migrations.recognise import look
 from .migrations.tracker import Tracker
 from .peer import Hello, PeerMigration, PeerVms, checked
 from .rows import MAX_ROWS, MAX_SLOTS, Rows
@@ -23,6 +24,7 @@ from .series import Series
 from .slowest import Slowest
 from .stalled import Stalled
 from .threads import Threads
+from .unanswered import Unanswered
 from .vms import MAX_VMS, Vms
 from .window import Counters
 
@@ -52,7 +54,8 @@ class Aggregate:
         self._counted = tick.Counted(
             self.rows, self.vms, self.histograms, self.scalars, self.fills, self.stalled, self.gpa
         )
-        self.migrations = Tracker(self.vms, self._counted)
+        self.unanswered = Unanswered()
+        self.migrations = Tracker(self.vms, self._counted, self.unanswered)
         self.rows_refused = 0
         self.wrapped: dict[int, int] = {}
         self._first = True  # no TOTALS of this collector yet
@@ -106,6 +109,7 @@ class Aggregate:
         self.stalled.clear()
         self.gpa.forget()
         self.threads.forget()
+        self.unanswered.new_collector(sees_fills=not hello.lacks("resolve"), sees_ends=not hello.lacks("thread_exit"))
         self.hardware.isa = ISA_NONE
         self.losses = dict.fromkeys(LOSSES, 0)
         self.records_dropped = 0
@@ -122,6 +126,7 @@ class Aggregate:
                 self.series.clear_vm(vm.row)
         self.vms.forget_old(time_ns)
         self.threads.see(self.vms, time_ns)
+        self.unanswered.vms(self.vms, time_ns)
         self.migrations.vms(time_ns)
 
     def _faults(self, records: npt.NDArray[Any], time_ns: int) -> None:
@@ -130,6 +135,7 @@ class Aggregate:
         self.stalled.add(records)
         self.gpa.add(records, self.vms)
         self.threads.serve(records, self.vms, time_ns)
+        self.unanswered.records(records)
         self.migrations.faults(records)
 
     def _totals(self, message: Message, time_ns: int) -> None:
@@ -140,10 +146,12 @@ class Aggregate:
         self.time_ns = time_ns
         if not self._named:
             return
-        self.migrations.before(message)
+        seen = look(message)
+        self.migrations.before(seen, time_ns)
         loss = message.meta.get("loss")
         if isinstance(loss, dict):
             self.losses.update({str(name)[:64]: _count(value) for name, value in list(loss.items())[:64]})
+        self.unanswered.totals(seen, time_ns, self.losses["unmatched_begin"])
         slots, totals = message.arrays["slots"], message.arrays["vcpus"]
         if len(slots) == len(totals):
             self._vcpus(slots, totals)
@@ -159,7 +167,7 @@ class Aggregate:
             self.migrations.stalled(tick.write(self.series, self._counted, time_ns))
         for counters in self._counters():
             counters.close(time_ns)
-        self.migrations.after(time_ns, self.losses["unmatched_begin"])
+        self.migrations.after(time_ns)
 
     def _counters(self) -> tuple[Counters, ...]:
         return self.histograms, self.scalars, self.hardware.counters, self.fills, self.threads.counters

@@ -237,9 +237,7 @@ def loss(aggregate: Aggregate, skipped: int) -> dict[str, int]:
 
 def hooks(aggregate: Aggregate) -> list[dict[str, Any]]:
     """What HELLO said of the hook plan."""
-    said = aggregate.hello.capabilities or []
-    found = said.get("hooks", []) if isinstance(said, dict) else said
-    return [hook for hook in found if isinstance(hook, dict)] if isinstance(found, list) else []
+    return aggregate.hello.hooks
 
 
 def profile(aggregate: Aggregate) -> dict[str, Any]:

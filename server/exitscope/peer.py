@@ -34,7 +34,11 @@ class PeerUffd(_Model):
 
 
 class PeerThread(_Model):
-    """A thread that is no vCPU. role: what its name says that it is for; cpu_ns: CPU time so far."""
+    """A thread that is no vCPU. role: what its name says that it is for; cpu_ns: CPU time so far, None if it has ended.
+
+    pid, process, lives: of a handler, the process that it belongs to, its name, and whether it is still there; None if
+    that is not known.
+    """
 
     tid: Annotated[int, Field(gt=0, lt=1 << 32)]
     name: Name | None = None
@@ -42,6 +46,7 @@ class PeerThread(_Model):
     cpu_ns: Ns | None = None
     pid: NonNegativeInt | None = None
     process: Name | None = None
+    lives: bool | None = None
 
 
 class PeerVm(_Model):
@@ -64,6 +69,8 @@ class PeerVm(_Model):
     domain: Name | None = None
     threads: Annotated[list[PeerThread], Field(max_length=4096)] = []
     handlers: Annotated[list[PeerThread], Field(max_length=4096)] = []
+    command: Annotated[str, Field(max_length=4096)] | None = None
+    uffd_features: Annotated[list[Name], Field(max_length=64)] | None = None
 
 
 class PeerVms(_Model):
@@ -84,6 +91,17 @@ class Hello(_Model):
     max_vcpus: NonNegativeInt | None = None
     only: Annotated[str, Field(max_length=1024)] | None = None
     migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
+
+    @property
+    def hooks(self) -> list[dict[str, Any]]:
+        """The hook plan; empty if it was not told."""
+        said = self.capabilities or []
+        found = said.get("hooks", []) if isinstance(said, dict) else said
+        return [hook for hook in found if isinstance(hook, dict)] if isinstance(found, list) else []
+
+    def lacks(self, name: str) -> bool:
+        """Whether a logical hook is said not to be attached."""
+        return any(hook.get("hook") == name and hook.get("status") != "attached" for hook in self.hooks)
 
 
 class PeerMigration(_Model):

@@ -21,6 +21,10 @@ from exitscope_probes.records import (
     MODE_UFFD,
     RECORD_FAULT,
     RESOLVERS,
+    SEEN_ACCESS,
+    SEEN_FILL,
+    SEEN_READ,
+    SEEN_SLEEP,
     SERIES,
     SERIES_DTYPE,
     VCPU_DTYPE,
@@ -168,6 +172,7 @@ class Feeder:
         records = np.zeros(len(latencies_ns), FAULT_DTYPE)
         records["type"], records["size"] = RECORD_FAULT, FAULT_DTYPE.itemsize
         records["vm"], records["vcpu"], records["waiter"] = vm.number, vcpu, WAITER_VCPU
+        records["seen"] = SEEN_ACCESS | SEEN_SLEEP | SEEN_READ | SEEN_FILL
         records["serve_ns"] = latencies_ns
         records["begin_ns"] = self.time_ns - np.array(latencies_ns)
         records["hva"], records["gpa"], records["memslot"] = 0x7F00_0000_1000, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exitscope_probes.records import MODE_KERNEL, MODE_UFFD, RESOLVERS, SEEN_READ
 from exitscope_probes.wire import Kind, Message
 
 from .alarm_scene import MS, Scene, thread
@@ -258,3 +259,124 @@ def test_a_collector_that_starts_again_kills_nobody() -> None:
     scene.start()
     scene.go(2)
     assert "vm_died" not in scene.kinds
+
+
+def test_a_userfaultfd_that_is_closed_under_a_waiter() -> None:
+    """The handler's process held the only descriptor and is killed: the vCPU goes on with a page of zeros."""
+    scene, vm = migrating(threads=[])
+    scene.handlers[1] = [PROCESS | {"pid": 899, "lives": True}]
+    scene.go(1)
+    scene.wait(vm, 0)
+    vm.total = 1
+    scene.go(0.4)
+    vm.total, scene.uffds[1] = 0, False
+    scene.handlers[1] = [PROCESS | {"cpu_ns": None, "pid": 899, "lives": False}]
+    row = scene.feeder.vcpus[vm.slots[0]]
+    row["open_since_ns"] = 0
+    scene.feeder.fault(vm, 0, 400 * MS, 1, MODE_KERNEL)
+    scene.go(0.4)
+    alarm = scene.one("handler_gone")
+    assert (alarm.vm, alarm.severity) == ("one", "critical")
+    assert alarm.message == (
+        "The fault handler uffd-server (900) vanished, and the userfaultfd of fake was closed: 1 fault that nobody had "
+        "answered ended with it, and what had not come by then reads as zeros."
+    )
+    scene.go(28)
+    assert scene.kinds == ["handler_gone"]
+    scene.go(4)
+    assert scene.kinds == []
+
+
+def test_a_short_wait_that_ends_with_its_userfaultfd() -> None:
+    scene, vm = migrating()
+    scene.uffds[1] = False
+    scene.go(0.2)
+    record = scene.feeder.records(vm, [3 * MS], mode=MODE_UFFD, resolver=RESOLVERS.index("other"), seen=SEEN_READ)
+    scene.aggregate.handle(record)
+    scene.go(0.2)
+    assert scene.one("handler_gone").message.startswith("The userfaultfd of fake was closed: 1 fault that nobody")
+
+
+@pytest.mark.parametrize("pid", [4001, 899], ids=["in the VMM", "in a pager"])
+def test_workers_that_come_and_go_behind_a_reader(pid: int) -> None:
+    """A thread for each fault, that ends with it; who reads the events is not known, but lives."""
+    scene, vm = migrating(threads=[])
+    for number in range(10):
+        worker = {"tid": 900 + number, "name": "pf-task", "cpu_ns": 5, "pid": pid, "lives": True}
+        scene.handlers[1] = [worker]
+        scene.go(0.2)
+        scene.wait(vm, 1)
+        vm.total = 1
+        scene.handlers[1] = [worker | {"cpu_ns": None}]
+        scene.go(0.6)
+        scene.resolve(vm, 1)
+        vm.total = 0
+    scene.go(10)
+    assert scene.alarms.listed().alarms == [], "also while nobody waits"
+    scene.wait(vm, 1)
+    vm.pending = vm.total = 1
+    scene.go(0.8)
+    assert "pf-task (909) vanished" in scene.one("handler_gone").message, "nobody reads"
+
+
+def test_a_pager_that_has_died_with_all_its_workers() -> None:
+    scene, vm = migrating(threads=[])
+    worker = {"tid": 900, "name": "pf-task", "cpu_ns": 5, "pid": 899, "lives": True}
+    scene.handlers[1] = [worker]
+    scene.go(0.4)
+    scene.wait(vm, 1)
+    vm.total = 1
+    scene.handlers[1] = [worker | {"cpu_ns": None, "lives": False}]
+    scene.go(0.8)
+    assert "pf-task (900) vanished" in scene.one("handler_gone").message
+
+
+def test_another_collector_finds_the_handlers_anew() -> None:
+    scene, vm = migrating(threads=[])
+    scene.handlers[1] = [PROCESS]
+    scene.go(1)
+    scene.feeder.started_ns += 1
+    scene.handlers[1], scene.threads[1] = [], []
+    scene.start()
+    scene.wait(vm, 1)
+    scene.go(0.8)
+    assert scene.kinds == []
+
+
+def test_a_thread_that_is_missing_from_a_full_list_may_be_there() -> None:
+    """Discovery names 64 threads of a process at most; vCPUs that nobody counts are among them."""
+    scene, vm = migrating()
+    scene.threads[1] = [thread(800 + n, f"vCPU {n}") for n in range(64)]
+    scene.wait(vm, 1)
+    scene.go(0.8)
+    assert scene.kinds == []
+
+
+@pytest.mark.parametrize("hook", ["attached", "missing"])
+def test_the_last_page_is_late_and_then_the_vmm_ends(hook: str) -> None:
+    """Its vCPU had waited for 1.2 s when it was last seen; then its page came. With the hook, nothing is guessed."""
+    scene = Scene()
+    scene.feeder.hooks.append({"hook": "thread_exit", "status": hook})
+    vm = scene.feeder.add_vm(1, 1, id="one")
+    scene.handlers[1] = [PROCESS]
+    scene.start()
+    scene.go(1)
+    scene.wait(vm, 0)
+    vm.total = 1
+    scene.go(0.8)
+    scene.resolve(vm, 0)
+    scene.kill(vm)
+    scene.go(4)
+    assert scene.alarms.listed().alarms == []
+
+
+def test_where_the_ends_of_threads_are_not_seen_an_open_fault_stands_for_them() -> None:
+    scene = Scene()
+    scene.feeder.hooks.append({"hook": "thread_exit", "status": "missing"})
+    vm = scene.feeder.add_vm(1, 1, id="one")
+    scene.start()
+    scene.wait(vm, 0)
+    scene.go(0.8)
+    vm.state = "gone"
+    scene.go(0.4)
+    assert scene.kinds == ["vm_died"]

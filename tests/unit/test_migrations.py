@@ -3,7 +3,7 @@
 import pytest
 
 from exitscope.migrations.tracker import MAX_KEPT
-from exitscope_probes.records import MODE_ASYNC, MODE_EXIT, MODE_KERNEL
+from exitscope_probes.records import MODE_ASYNC, MODE_EXIT, MODE_KERNEL, MODE_UFFD, RESOLVERS, SEEN_READ
 
 from .frames import T0, S
 from .migrating import MS, Host, valid
@@ -156,6 +156,141 @@ def test_a_userfaultfd_that_is_closed_ends_it() -> None:
     host.page(vm, demand=1)  # the last one's echo
     host.totals()
     assert len(host.listed) == 1
+
+
+READER = [{"tid": 77, "name": "fault-default", "role": "uffd reader"}]
+
+
+@pytest.mark.parametrize("threads", [[], READER], ids=["page-in", "postcopy"])
+@pytest.mark.parametrize("mode", [MODE_KERNEL, MODE_UFFD])
+def test_a_userfaultfd_that_is_closed_under_a_waiter_is_no_success(mode: int, threads: list[object]) -> None:
+    """The handler's process was killed, and with it the only descriptor closed: the guest has read a page of zeros."""
+    host = Host()
+    vm = host.vm(1, threads=threads)
+    host.page(vm, demand=200)
+    host.totals()
+    waiting = host.feeder.vcpus[vm.slots[0]]
+    waiting["open_since_ns"] = host.feeder.time_ns
+    host.look(uffds=[{"fd": 7, "pending": 1, "total": 1}])
+    host.totals(1, every=0.2)
+    assert host.only["state"] == "active"
+    waiting["open_since_ns"] = 0
+    host.feeder.fault(vm, 0, S, 1, mode)
+    host.look(uffds=[])
+    host.totals(1)
+    one = valid(host.only)
+    assert one.state == "failed"
+    assert "1 fault was never answered" in one.evidence[-1] and "closed" in one.evidence[-1]
+
+
+def test_a_short_wait_that_nobody_answered_shows_in_its_record() -> None:
+    host = Host()
+    vm = host.vm(1, threads=READER)
+    host.page(vm, demand=20)
+    host.totals()
+    host.feeder.fault(vm, 0, 9 * MS, 1, MODE_UFFD)
+    host.send(host.feeder.records(vm, [9 * MS], mode=MODE_UFFD, resolver=RESOLVERS.index("other"), seen=SEEN_READ))
+    host.look(uffds=[])
+    host.totals(1)
+    assert host.only["state"] == "failed"
+
+
+def test_the_last_page_comes_late_and_then_the_userfaultfd_is_closed() -> None:
+    """Filled just before one look, seen to run just after it: a record says that it was answered."""
+    host = Host()
+    vm = host.vm(1, threads=READER)
+    host.page(vm, demand=20)
+    host.totals()
+    waiting = host.feeder.vcpus[vm.slots[0]]
+    waiting["open_since_ns"] = host.feeder.time_ns
+    host.look(uffds=[{"fd": 7, "pending": 0, "total": 1}])
+    host.totals(1, every=0.2)
+    host.feeder.fill(vm, "COPY")
+    host.totals()
+    waiting["open_since_ns"] = 0
+    host.feeder.fault(vm, 0, S, 1, MODE_UFFD)
+    host.feeder.time_ns += 50 * MS
+    host.send(host.feeder.records(vm, [S], mode=MODE_UFFD))
+    host.look(uffds=[])
+    host.totals(1)
+    assert host.only["state"] == "completed"
+
+
+def test_where_fills_are_not_seen_no_wait_is_called_unanswered() -> None:
+    host = Host()
+    host.feeder.started_ns += 1
+    host.feeder.hooks.append({"hook": "resolve", "status": "missing"})
+    host.send(host.feeder.hello())
+    vm = host.vm(1, threads=READER)
+    host.totals()
+    host.feeder.fault(vm, 0, MS, 5, MODE_UFFD)
+    host.send(host.feeder.records(vm, [MS] * 5, mode=MODE_UFFD, resolver=RESOLVERS.index("other"), seen=SEEN_READ))
+    host.totals()
+    host.look(uffds=[])
+    host.totals(1)
+    assert host.only["state"] == "completed"
+
+
+def test_another_vmms_userfaultfd_that_is_closed_says_nothing_of_success() -> None:
+    """A pager that places all and ends, and one that is killed between two faults, look alike."""
+    host = Host()
+    vm = host.vm(1, vmm="Firecracker")
+    host.page(vm, demand=3)
+    host.totals()
+    host.look(uffds=[])
+    host.totals(1)
+    assert host.only["state"] == "ended"
+
+
+def test_a_vm_that_ends_in_order_after_a_late_page() -> None:
+    """At the last look its vCPU had waited for long; then the page came, and the VMM ended."""
+    host = Host()
+    vm = host.vm(1, vcpus=1, vmm="Firecracker")
+    host.page(vm, demand=10)
+    host.totals()
+    row = host.feeder.vcpus[vm.slots[0]]
+    row["open_since_ns"] = host.feeder.time_ns
+    host.totals(1.2)
+    row["open_since_ns"], row["exited"] = 0, 1
+    host.page(vm, demand=1, latency_ns=1300 * MS)
+    host.totals()
+    vm.state = "gone"
+    host.look(uffds=[])
+    assert host.only["state"] == "ended"
+
+
+@pytest.mark.parametrize("features", [["PAGEFAULT_FLAG_WP"], *([None] if "WRITEPROTECT" in RESOLVERS else [])])
+def test_faults_of_write_protection_are_no_page_in(features: list[str] | None) -> None:
+    """A snapshot of a running VM: its writes wait until the page is saved. Nothing is placed."""
+    host = Host()
+    vm = host.vm(1, vmm="QEMU", uffd_features=features, command="qemu-system-x86_64 -enable-kvm")
+    row = host.feeder.vcpus[vm.slots[0]]
+    if features is not None:
+        row["open_since_ns"] = host.feeder.time_ns
+        host.totals(1)
+        assert host.listed == []
+    row["open_since_ns"] = 0
+    if "WRITEPROTECT" in RESOLVERS:
+        host.feeder.fill(vm, "WRITEPROTECT", 40)
+    host.feeder.fault(vm, 0, MS, 40, MODE_UFFD)
+    host.totals(2)
+    assert host.listed == []
+    host.page(vm, demand=2)
+    host.totals()
+    assert [one["kind"] for one in host.listed] == ["page-in"], "pages that are placed are one, all the same"
+
+
+def test_pages_that_are_written_elsewhere_and_announced_by_wake() -> None:
+    """As into a memfd that the guest's memory shares: faults are answered, and no ioctl places a page."""
+    host = Host()
+    vm = host.vm(1, vmm="Firecracker")
+    host.totals(1)
+    host.feeder.fault(vm, 0, MS, 500, MODE_UFFD)
+    host.feeder.fill(vm, "WAKE", 500)
+    host.totals()
+    one = valid(host.only)
+    assert (one.fills.demand, one.fills.background, one.fills.woken) == (0, 0, 500)
+    assert "500 faults answered by WAKE alone" in one.evidence[1]
 
 
 def test_a_pause_is_not_the_end() -> None:

@@ -181,3 +181,58 @@ def test_samples_are_thinned_out() -> None:
     apart = [b["at_ns"] - a["at_ns"] for a, b in pairwise(samples)]
     assert min(apart) > 0 and max(apart) <= 16 * S
     assert host.listed[0]["samples"] == []
+
+
+def test_a_late_fault_is_no_further_migration() -> None:
+    """QEMU has said that it is complete; the last faults are counted afterwards, its userfaultfd still open."""
+    host = Host()
+    vm = host.vm(1, vmm="QEMU")
+    host.qmp(vm, "postcopy-active", "destination")
+    host.page(vm, demand=100, latency_ns=20 * MS)
+    host.totals(2)
+    host.qmp(vm, "completed", "destination")
+    host.totals(0.6)
+    before = host.only
+    for _ in range(3):
+        host.page(vm, demand=1, latency_ns=3 * MS)
+        host.totals(2)
+    host.feeder.vcpus[vm.slots[0]]["open_since_ns"] = host.feeder.time_ns
+    host.totals(1)
+    host.qmp(vm, None, follow="lost", reason="another client holds it")
+    host.page(vm, demand=1)
+    host.totals(2)
+    assert host.only == before and before["state"] == "completed"
+
+
+def test_a_monitor_that_vanishes_says_nothing_of_success() -> None:
+    host = Host()
+    vm = host.vm(1, vmm="QEMU")
+    host.qmp(vm, "postcopy-active", "destination")
+    host.page(vm, demand=4)
+    host.totals(1)
+    host.qmp(vm, None, follow="lost", reason="it closed the connection.")
+    host.look(uffds=[])
+    host.totals(1)
+    assert host.only["state"] == "ended"
+    host.qmp(vm, "completed", "destination")
+    assert host.only["state"] == "completed", "its last word may come late"
+    host.page(vm, demand=1)
+    host.totals(2)
+    assert len(host.listed) == 1
+
+
+@pytest.mark.parametrize(("said", "state"), [(None, "failed"), ("failed", "failed"), ("completed", "completed")])
+def test_a_source_that_ends_is_judged_by_its_destination(said: str | None, state: str) -> None:
+    host = Host()
+    source, destination = host.vm(1, vmm="QEMU", uffds=0, uuid="u"), host.vm(2, vmm="QEMU", uuid="u")
+    host.qmp(source, "postcopy-active", "source")
+    host.qmp(destination, "postcopy-active", "destination")
+    host.page(destination, demand=3)
+    host.totals(1)
+    source.state = "gone"
+    host.send(host.vms())
+    if said:
+        host.qmp(destination, said, "destination")
+    host.totals(4)
+    states = {one["role"]: one["state"] for one in host.listed}
+    assert states["source"] == state

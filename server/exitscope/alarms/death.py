@@ -4,25 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from exitscope_probes.records import VCPU_OTHER
 
 from ..migrations.course import Course
-from ..modes import USER_MODES
-from ..scalars import COUNTS
 from ..vms import Vm
 from ..words import counted
-from .finding import Finding
+from .finding import SHOWN_NS, Finding
 from .sight import Sight
 from .words import age
 
-SHOWN_NS: Final = 30_000_000_000
-"""The alarm of what is over at once stays this long, so that a scrape every 15 s sees it."""
-
-_RECENT_NS: Final = 2_000_000_000
 _LONG_NS: Final = 1_000_000_000
-_SETTLE_NS: Final = 3_000_000_000
+_SETTLE_NS: Final = 5_000_000_000
 """So long after its vCPUs is a VM's process found gone, and then its migration failed, at the latest."""
 
 _CALLED: Final = {"postcopy": "postcopy migration", "precopy": "precopy migration", "page-in": "page-in"}
@@ -32,12 +24,8 @@ _CALLED: Final = {"postcopy": "postcopy migration", "precopy": "precopy migratio
 class _Life:
     """What was known of a VM while all its vCPUs lived."""
 
-    faults: int = 0
-    waiting_ns: int = 0  # when it was last seen to wait, or to have finished a fault
     age_ns: int = 0  # of its oldest fault at the last look
-    waits: int = 0
     vcpu: int | None = None
-    unmatched: int = 0  # faults of all VMs that began and never ended, at the last look
     migration: Course | None = None  # that went on then
 
 
@@ -69,7 +57,7 @@ class Deaths:
             if vm.gone_ns is None and not _all_exited(sight, vm):
                 self._remember(sight, vm)
             elif life := self._lives.pop(vm.id, None):
-                self._ends[vm.id] = _End(life, sight.time_ns, _unresolved(sight, life))
+                self._ends[vm.id] = _End(life, sight.time_ns, sight.aggregate.unanswered.never_ended(vm.number))
         for vm_id in self._lives.keys() - listed.keys():
             del self._lives[vm_id]
         for vm_id, end in list(self._ends.items()):
@@ -82,36 +70,23 @@ class Deaths:
         yield from (finding for _, finding in self._died.values())
 
     def _remember(self, sight: Sight, vm: Vm) -> None:
-        rows = np.array([row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER], np.int64)
-        if sight.aggregate.rows.totals["exited"][rows].any():
+        if sight.aggregate.rows.totals["exited"][_rows(vm)].any():
             return  # it is ending: what was known before is what matters
         life = self._lives.setdefault(vm.id, _Life())
-        faults = int(sight.aggregate.scalars.now[rows, COUNTS][:, :USER_MODES].sum())
         waits = sight.waits.get(vm.id, [])
-        if waits or faults != life.faults:
-            life.waiting_ns = sight.time_ns
-        life.faults, life.waits = faults, len(waits)
         life.age_ns = waits[0].age_ns if waits else 0
         life.vcpu = waits[0].vcpu if waits else None
-        life.unmatched = sight.aggregate.losses.get("unmatched_begin", 0)
         course = sight.migration(vm)
         life.migration = course if course and course.state == "active" else None
 
 
 def _all_exited(sight: Sight, vm: Vm) -> bool:
-    rows = [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]
+    rows = _rows(vm)
     return bool(rows) and bool((sight.aggregate.rows.totals["exited"][rows] != 0).all())
 
 
-def _unresolved(sight: Sight, life: _Life) -> int:
-    """Faults that never ended are counted as their threads end.
-
-    Where thread ends are not seen, a fault that had waited for long stands for them.
-    """
-    never_ended = sight.aggregate.losses.get("unmatched_begin", 0) - life.unmatched
-    if never_ended > 0 and sight.time_ns - life.waiting_ns <= _RECENT_NS:
-        return max(life.waits, never_ended)
-    return life.waits if life.age_ns > _LONG_NS else 0
+def _rows(vm: Vm) -> list[int]:
+    return [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]
 
 
 def _judge(sight: Sight, vm: Vm, end: _End) -> Finding | None:

@@ -8,6 +8,9 @@ from .models import Kind, Severity
 NEVER: Final = 0
 """A limit that nothing is beyond."""
 
+SHOWN_NS: Final = 30_000_000_000
+"""The alarm of what is over at once stays this long, so that a scrape every 15 s sees it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

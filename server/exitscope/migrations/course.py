@@ -17,12 +17,16 @@ _ROUNDING: Final = 0.02  # of a vCPU: the kernel's totals are not read all at on
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How it will have ended, once the totals count all that came before. seen_ns: when that was noticed."""
+    """How it will have ended, once the totals count all that came before. seen_ns: when that was noticed.
+
+    said: QEMU said so itself; else it is inferred, and faults that nobody answered speak against success.
+    """
 
     state: State
     at_ns: int
     why: str
     seen_ns: int
+    said: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +34,8 @@ class Course:
     """See models.Migration for what is told. Moments are CLOCK_MONOTONIC ns.
 
     base: counters when it began, None once they are not needed any more; carried: counted by an earlier collector.
-    moved_ns: when pages were last placed or missed; waited_ns: when somebody was last seen waiting.
+    moved_ns: when pages were last placed or missed; waited_ns: when somebody was last seen waiting. final: QEMU has
+    said that it is over.
     """
 
     vm: str
@@ -52,6 +57,7 @@ class Course:
     moved_ns: int = 0
     waited_ns: int = 0
     closing: Closing | None = None
+    final: bool = False
     idle: bool = False  # it ended because nothing happened any more: it may go on
     pauses: list[int] = field(default_factory=lambda: [0, 0])  # how many, ns in all
     peak: int = 0
@@ -129,7 +135,7 @@ class Course:
             over_ns = at_ns
             if answer.total_ns and self.role == "source":  # it is asked from time to time only
                 over_ns = min(at_ns, max(self.from_ns + answer.total_ns, self.answered_ns))
-            self.closing = Closing(over, over_ns, words.over(answer.status), time_ns)
+            self.closing, self.final = Closing(over, over_ns, words.over(answer.status), time_ns, said=True), True
         if phase is not None or over is not None:
             self.samples.add(answer, at_ns)
             self.answer, self.answered_ns = meta, at_ns
@@ -137,7 +143,7 @@ class Course:
     def last_word(self, answer: PeerMigration, meta: dict[str, Any], at_ns: int) -> None:
         """QEMU's answer after the kernel had shown that it is over."""
         self.samples.add(answer, at_ns)
-        self.answer = meta
+        self.answer, self.final, self.idle = meta, True, False
         self.state = status.STATES.get(answer.status or "", self.state)
         self.ended.append(words.over(answer.status))
 

@@ -32,6 +32,11 @@ class MigrationFills(_Model):
 
     demand: int = Field(default=0, description="Fills of a page that somebody waited for; a count.")
     background: int = Field(default=0, description="Fills ahead of need; a count.")
+    woken: int = Field(
+        default=0,
+        description="Faults answered by UFFDIO_WAKE alone: their pages were placed otherwise, such as by a write into "
+        "a memfd; a count.",
+    )
 
 
 class VcpuStall(_Model):

@@ -100,6 +100,11 @@ class Standing:
         """Pages placed ahead of need."""
         return _placed(self.fills[BACKGROUND])
 
+    @property
+    def woken(self) -> int:
+        """Faults that were answered without placing a page."""
+        return int(self.fills[DEMAND][~PLACING].sum())
+
     def figures(self) -> dict[str, Any]:
         """faults, latency_ns, stages_ns, fills and stall of models.Migration."""
         histograms = self.histogram.reshape(SERIES, BUCKETS)
@@ -119,7 +124,7 @@ class Standing:
                 int(self.longest_ns[user].max(initial=0)),
             ),
             "stages_ns": {family: own for family, own in stages.items() if any(one["count"] for one in own.values())},
-            "fills": {"demand": self.demand, "background": self.background},
+            "fills": {"demand": self.demand, "background": self.background, "woken": self.woken},
             "stall": [{"vcpu": vcpu, "stall_ns": self.stall_ns[vcpu]} for vcpu in sorted(self.stall_ns)],
         }
 

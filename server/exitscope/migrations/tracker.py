@@ -5,14 +5,14 @@ the messages' own. The Aggregate calls before it moves its counters and after, s
 the message that brings its first sign.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy.typing as npt
 
-from exitscope_probes.wire import Message
-
 from ..peer import PeerMigration
+from ..unanswered import Unanswered
 from ..vms import Vm, Vms
 from ..window import NS_PER_S
 from . import status, words
@@ -20,7 +20,7 @@ from .course import Closing, Course
 from .models import How, Kind, Role, State
 from .numbers import Counted, Standing
 from .pairing import pair
-from .recognise import THREADS, Seen, kind_of, look
+from .recognise import THREADS, Seen, kind_of, protects
 from .replayed import Replayed
 from .watch import Watch, Watches
 
@@ -34,21 +34,21 @@ AGAIN_NS: Final = 60 * NS_PER_S
 """When pages are filled again within this time of the last fill, it is the same one that goes on."""
 
 _SETTLE_NS: Final = 300_000_000  # until totals are there that count everything: they come five times a second
-_ECHO_NS: Final = NS_PER_S  # the last faults of one that is over may be counted so long afterwards
+_LAST_WORD_NS: Final = 2 * NS_PER_S  # a destination that has everything says so within this time
 _LATE_NS: Final = 10 * NS_PER_S  # QEMU's last word may come so long after the last page
 
 
 class Tracker:
     """See the module."""
 
-    def __init__(self, vms: Vms, counted: Counted) -> None:
+    def __init__(self, vms: Vms, counted: Counted, unanswered: Unanswered) -> None:
         self._vms = vms
         self._counted = counted
+        self._unanswered = unanswered
         self._watches = Watches()
         self._courses: dict[str, Course] = {}
         self._fresh = True  # no totals of this collector yet
         self._time_ns = 0
-        self._lost = 0
         self._replayed: Replayed | None = None
 
     def listed(self, wanted: Callable[[str, int | None], bool] = lambda vm, to_ns: True) -> list[dict[str, Any]]:
@@ -96,14 +96,15 @@ class Tracker:
             if watch.course is not None:
                 self._see(vm, watch, watch.course, time_ns)
             watch.uffds, watch.waiting = len(vm.peer.uffds) if vm.gone_ns is None else 0, vm.total
+            watch.protects = watch.protects or protects(vm.peer)
         self._watches.keep(self._vms)
 
-    def before(self, message: Message) -> None:
-        """These TOTALS will be counted next."""
+    def before(self, looks: Mapping[int, Seen], time_ns: int) -> None:
+        """The TOTALS that say this of the VMs, by number, will be counted next."""
         if self._replayed is not None:
-            self._replayed.before(message.time_ns)
+            self._replayed.before(time_ns)
             return
-        for number, seen in look(message).items():
+        for number, seen in looks.items():
             vm = self._vms.named(number)
             if vm is None:
                 continue
@@ -111,8 +112,8 @@ class Tracker:
             if self._fresh:
                 watch.before = seen.faults if watch.course is None else 0
             else:
-                self._signs(vm, watch, seen, message.time_ns)
-            watch.take(seen, message.time_ns, self._lost)
+                self._signs(vm, watch, seen, time_ns)
+            watch.take(seen, time_ns)
         self._fresh = False
 
     def stalled(self, most: dict[int, int]) -> None:
@@ -122,9 +123,9 @@ class Tracker:
             if watch.course is not None and vm is not None and watch.course.missing_from_ns is not None:
                 watch.course.peak = max(watch.course.peak, most.get(vm.number, 0))
 
-    def after(self, time_ns: int, lost: int) -> None:
-        """They are counted. lost: faults that began and never ended, in all."""
-        self._time_ns, self._lost = max(time_ns, self._time_ns), lost
+    def after(self, time_ns: int) -> None:
+        """They are counted."""
+        self._time_ns = max(time_ns, self._time_ns)
         if self._replayed is not None:
             return
         for watch in self._watches:
@@ -160,14 +161,14 @@ class Tracker:
 
     def _signs(self, vm: Vm, watch: Watch, seen: Seen, time_ns: int) -> None:
         """What the kernel shows in these totals."""
-        watch.moved = seen.fills_since(watch.seen, watch.uffds)
+        watch.moved = seen.fills_since(watch.seen, watch.uffds, watch.protects)
         waits = watch.waits(seen, time_ns)
         if not watch.moved and not waits:
             return
         course, sign_ns = watch.course, watch.sign_ns(seen, time_ns)
         if course is None:
-            echo = watch.uffds == 0 and watch.last is not None and time_ns - watch.over_ns < _ECHO_NS
-            if echo or vm.gone_ns is not None:
+            unclear = watch.protects and not watch.moved  # they may wait for the protection to be lifted
+            if unclear or watch.echoes(time_ns) or vm.gone_ns is not None:
                 return
             course = self._goes_on(watch, time_ns) or self._first_sign(vm, watch, seen, sign_ns)
         if course is None or course.role == "source":
@@ -198,7 +199,7 @@ class Tracker:
             if watch.said in status.STATES:
                 return None
             last = watch.last
-            if last is not None and last.how == "kernel" and at_ns - (last.to_ns or 0) < _LATE_NS:
+            if last is not None and not last.final and at_ns - (last.to_ns or 0) < _LATE_NS:
                 last.last_word(answer, meta, at_ns)
                 return None
             missed = watch.said_ns > watch.over_ns
@@ -249,7 +250,9 @@ class Tracker:
             self._gone(vm, watch, course)
         elif watch.uffds and not vm.peer.uffds and course.role == "destination":
             if not asked and course.closing is None:
-                course.closing = Closing("completed", time_ns, words.closed(watch.uffds), time_ns)
+                # QEMU closes it when it has every page. Of others, and of one that has fallen silent, it is not known.
+                done = course.kind == "postcopy" and course.how == "kernel"
+                course.closing = Closing("completed" if done else "ended", time_ns, words.closed(watch.uffds), time_ns)
         elif course.how == "kernel":
             kind, why = kind_of(vm.peer)
             if kind == "postcopy" and (course.kind == "page-in" or why.startswith(THREADS)):  # they come later, and go
@@ -263,24 +266,38 @@ class Tracker:
         watch.moved = False
         if closing is not None:
             if time_ns - closing.seen_ns >= _SETTLE_NS:
-                self._end(watch, course, closing, idle=False)
+                self._end(watch, course, self._judged(vm, course, closing), idle=False)
             return
         asked = course.how == "qmp" and watch.follow == "followed"
         if not asked and time_ns - max(course.last_sign_ns, course.waited_ns) >= IDLE_NS:
-            why = words.idle(IDLE_NS, watch.uffds)
-            self._end(watch, course, Closing("ended", course.last_sign_ns, why, time_ns), idle=True)
+            idle = Closing("ended", course.last_sign_ns, words.idle(IDLE_NS, watch.uffds), time_ns)
+            closing = self._judged(vm, course, idle)
+            self._end(watch, course, closing, idle=closing is idle)
+
+    def _judged(self, vm: Vm, course: Course, closing: Closing) -> Closing:
+        """How it has ended, now that all is counted: that nobody waits is no success if nobody was answered."""
+        unfilled = self._unanswered.unfilled(vm.number)
+        if closing.said or not unfilled or course.role == "source":
+            return closing
+        return replace(closing, state="failed", why=f"{closing.why} {words.unfilled(unfilled)}")
 
     def _gone(self, vm: Vm, watch: Watch, course: Course) -> None:
         closing = course.closing
+        other = self._courses.get(course.other or "") if course.phase in status.POSTCOPY else None
+        if closing is None and course.role == "source" and other is not None:
+            if other.state == "active" and self._time_ns - (vm.gone_ns or 0) < _LAST_WORD_NS:
+                return  # it may have sent everything: the destination will say so
+            state: State = "completed" if other.state == "completed" else "failed"
+            closing = Closing(state, course.last_sign_ns, words.other_side(other.state), self._time_ns)
         if closing is None:
-            unfinished = watch.unfinished(self._lost)
+            unfinished = self._unanswered.never_ended(vm.number)
             torn = course.how == "qmp" or (course.kind == "postcopy" and watch.uffds > 0)
-            state: State = "failed" if unfinished or (torn and course.role == "destination") else "ended"
+            state = "failed" if unfinished or (torn and course.role == "destination") else "ended"
             status_then = course.answer.get("status") if course.answer else None
             after_ns = (vm.gone_ns or 0) - course.last_sign_ns
             why = words.gone(after_ns, unfinished, watch.uffds, status_then)
             closing = Closing(state, course.last_sign_ns, why, self._time_ns)
-        self._end(watch, course, closing, idle=False)
+        self._end(watch, course, self._judged(vm, course, closing), idle=False)
 
     def _end(self, watch: Watch, course: Course, closing: Closing, idle: bool) -> None:
         # The last fill is the end of a destination; what QEMU says is said when it is asked.

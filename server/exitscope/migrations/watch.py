@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..lengths import end_ns
+from ..unanswered import OPEN_NS
 from ..vms import Vm, Vms
 from .course import Course
 from .recognise import NOTHING, Seen
 
-_OPEN_NS: Final = 50_000_000  # a fault that is open for so long waits for userspace
-
+_ECHO_NS: Final = 1_000_000_000  # the last faults of one that is over may be counted so long afterwards
 _MAX_EARLY: Final = 64
 _POLL_NS: Final = 10_000_000  # totals are sent so long after they were read, at most
 
@@ -22,18 +22,15 @@ _POLL_NS: Final = 10_000_000  # totals are sent so long after they were read, at
 class Watch:
     """seen, seen_ns: the last totals. first_ns, last_ns: first begin of a recorded fault since rested_ns, and last end.
 
-    rested_ns, over_ns: when its last migration was over, and when that was known.
-    alive, lost: as seen, and as the unmatched begins were, when threads of its vCPUs were last there. before: faults
-    counted before anybody looked. follow, reason, said, said_ns: of QEMU's last answer.
+    rested_ns, over_ns: when its last migration was over, and when that was known. before: faults counted before anybody
+    looked. protects: whether its userfaultfds may write-protect. follow, reason, said, said_ns: of QEMU's last answer.
     """
 
     seen: Seen = NOTHING
     seen_ns: int = 0
-    alive: Seen = NOTHING
-    alive_ns: int = 0
-    lost: int = 0
     before: int = 0
     uffds: int = 0
+    protects: bool = False
     waiting: int = 0
     first_ns: int | None = None
     last_ns: int = 0
@@ -47,11 +44,9 @@ class Watch:
     course: Course | None = None
     last: Course | None = None
 
-    def take(self, seen: Seen, time_ns: int, lost: int) -> None:
+    def take(self, seen: Seen, time_ns: int) -> None:
         """These totals are the last now."""
         self.seen, self.seen_ns = seen, time_ns
-        if seen.alive:
-            self.alive, self.alive_ns, self.lost = seen, time_ns, lost
 
     def recorded(self, begin_ns: npt.NDArray[np.int64], last_ns: int) -> None:
         """Faults that began then (n,), and had all ended at last_ns."""
@@ -64,7 +59,7 @@ class Watch:
 
     def waits(self, seen: Seen, time_ns: int) -> bool:
         """Whether somebody waits for a page there."""
-        held = self.uffds > 0 and any(time_ns - begin_ns > _OPEN_NS for _, begin_ns in seen.open_ns)
+        held = self.uffds > 0 and any(time_ns - begin_ns > OPEN_NS for _, begin_ns in seen.open_ns)
         return held or self.waiting > 0
 
     def sign_ns(self, seen: Seen, time_ns: int) -> int:
@@ -81,15 +76,11 @@ class Watch:
         told = seen.background == self.seen.background and self.seen_ns - _POLL_NS <= self.last_ns <= time_ns
         return self.last_ns if told else time_ns
 
-    def unfinished(self, lost: int) -> int:
-        """Faults that were open when its vCPUs went away, and never ended. lost: unmatched begins by now."""
-        finished, then = dict(self.seen.finished), dict(self.alive.finished)
-        stuck = [
-            vcpu
-            for vcpu, begin_ns in self.alive.open_ns
-            if self.alive_ns - begin_ns > _OPEN_NS and finished.get(vcpu) == then.get(vcpu)
-        ]
-        return max(len(stuck), lost - self.lost)
+    def echoes(self, time_ns: int) -> bool:
+        """Whether faults seen now are the last ones of the migration that is over, counted late."""
+        if self.last is None:
+            return False
+        return self.last.final or (self.uffds == 0 and time_ns - self.over_ns < _ECHO_NS)
 
     def rest(self, at_ns: int, time_ns: int) -> None:
         """Its migration was over at this moment, and is known to be now."""
@@ -120,7 +111,7 @@ class Watches:
         """Counters begin from zero, and numbers mean nothing any more."""
         self._early_ns.clear()
         for watch in self:
-            watch.seen, watch.alive, watch.uffds, watch.waiting = NOTHING, NOTHING, 0, 0
+            watch.seen, watch.uffds, watch.waiting = NOTHING, 0, 0
 
     def keep(self, vms: Iterable[Vm]) -> None:
         """Only these VMs are there any more."""

@@ -18,6 +18,7 @@ def signs(before: Seen, now: Seen, uffds: int) -> str:
         (now.faults - before.faults, "fault", "that userspace resolved"),
         (demand, "page", "filled on demand"),
         (now.background - before.background, "page", "filled in the background"),
+        (now.woken - before.woken, "fault", "answered by WAKE alone: the page was placed otherwise, as by a write"),
         (len(now.open_ns), "vCPU", "waiting for a page"),
     )
     listed = ", ".join(f"{counted(number, what)} {how}" for number, what, how in seen if number > 0)
@@ -63,6 +64,21 @@ def idle(length_ns: int, uffds: int) -> str:
 def closed(uffds: int) -> str:
     """Ended since the userfaultfd is closed."""
     return f"Its {'userfaultfd was' if uffds == 1 else f'{uffds} userfaultfds were'} closed after the last fill."
+
+
+def unfilled(faults: int) -> str:
+    """Nobody placed these pages."""
+    was = "was" if faults == 1 else "were"
+    return (
+        f"{counted(faults, 'fault')} {was} never answered and ended without a page being filled in: the guest has read "
+        "what was there, zeros as a rule."
+    )
+
+
+def other_side(state: str) -> str:
+    """What is known of the destination of a source that went away."""
+    known = {"completed": "has all of it", "failed": "has failed", "active": "was still waiting for pages"}
+    return f"The destination on this host {known.get(state, 'has ended, too')}."
 
 
 def paused(times: int, length_ns: int) -> str:
