@@ -62,7 +62,7 @@ class _Scan:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What is newly known of a VM's process. handlers: thread id -> pid, name, name of the process."""
+    """What is newly known of a VM's process. handlers: thread id -> pid, name, name of the process; lives: by pid."""
 
     identity: _Identity
     scan: _Scan
@@ -70,6 +70,7 @@ class _Look:
     handlers: dict[int, tuple[int, str, str]]
     queues: list[dict[str, int]]
     cpu_ns: dict[int, int | None]
+    lives: dict[int, bool]
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ class _Vm:
     handlers: dict[int, tuple[int, str, str] | None] = field(default_factory=dict)  # the one that served last is last
     queues: list[dict[str, int]] = field(default_factory=list)
     cpu_ns: dict[int, int | None] = field(default_factory=dict)
+    lives: dict[int, bool] = field(default_factory=dict)  # whether a handler's process is still there, by pid
     addresses: list[int] = field(default_factory=list)  # hvas of a few faults: they lie in guest memory
     looked_ns: int | None = None
     scanned_ns: int | None = None
@@ -180,6 +182,7 @@ class Discovery:
             "command": who.command,
             "handlers": [
                 {"tid": tid, "name": name, "cpu_ns": vm.cpu_ns.get(tid), "pid": pid, "process": process}
+                | {"lives": vm.lives.get(pid) if pid else None}
                 for tid, found in vm.handlers.items()
                 for pid, name, process in [found or (None, "", None)]
             ],
@@ -213,6 +216,7 @@ class Discovery:
             return
         vm.unreadable = None
         vm.identity, vm.scan, vm.queues, vm.cpu_ns = look.identity, look.scan, look.queues, look.cpu_ns
+        vm.lives = look.lives
         vm.thread_names = look.names or vm.thread_names
         vm.handlers |= {tid: found for tid, found in look.handlers.items() if tid in vm.handlers}
         if scan_due:
@@ -234,6 +238,7 @@ class Discovery:
             {tid: found for tid, found in handlers.items() if found},
             queues,
             {tid: proc.cpu_ns(tid) for tid in {*scan.threads, *handlers}},  # one may be both
+            {found[0]: proc.start_ticks(found[0]) is not None for found in handlers.values() if found},
         )
 
     def _identity(self, vm: _Vm) -> _Identity:

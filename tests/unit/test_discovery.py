@@ -281,7 +281,9 @@ def test_a_handler_of_another_process_is_named_with_it(proc: FakeProc) -> None:
     discovery.describe(rows, 0)
     discovery.note_handlers([(1, 205)])
     (vm,) = discovery.describe(rows, 1)
-    assert vm["handlers"] == [{"tid": 205, "name": "pager-3", "cpu_ns": 9, "pid": 200, "process": "pager"}]
+    assert vm["handlers"] == [
+        {"tid": 205, "name": "pager-3", "cpu_ns": 9, "pid": 200, "process": "pager", "lives": True}
+    ]
     stat = proc.root / "205/task/205/stat"
     stat.write_text(stat.read_text().replace(") S ", ") Z "))
     (vm,) = discovery.describe(rows, 3 * SECOND)
@@ -405,8 +407,8 @@ def test_a_postcopy_destination_with_its_threads(proc: FakeProc) -> None:
         },
     ]
     assert vm["handlers"] == [
-        {"tid": 102, "name": "fault-default", "cpu_ns": 123_456_789, "pid": 100, "process": "comm"},
-        {"tid": 999, "name": "", "cpu_ns": None, "pid": None, "process": None},
+        {"tid": 102, "name": "fault-default", "cpu_ns": 123_456_789, "pid": 100, "process": "comm", "lives": True},
+        {"tid": 999, "name": "", "cpu_ns": None, "pid": None, "process": None, "lives": None},
     ]
     proc.process(100, threads={tid: f"vhost-{tid}" for tid in range(200, 200 + 2 * MAX_THREADS)})
     (vm,) = discovery.describe(rows, 6 * SECOND)

@@ -78,6 +78,8 @@ class Handlers:
 
 def _see(sight: Sight, vm: Vm, memory: _Memory, waits: list[Wait]) -> None:
     """Who handles the faults now, and who does not any more."""
+    if vm.peer.unreadable:
+        return
     if vm.peer.uffds:
         memory.had_uffds_ns = sight.time_ns
     for what, threads in _handling(vm).items():
