@@ -15,7 +15,8 @@ from .aggregate import Aggregate
 from .alarms.alarms import Alarms
 from .errors import ApiError
 from .hub import MAX_CLIENTS, MAX_ID, Client
-from .metrics import exposition
+from .metrics import collected
+from .scrapes import CONTENT_TYPE, Scrapes
 from .source import Status
 from .switch import Switch
 from .view import View, named_exits
@@ -48,6 +49,7 @@ class Services:
         self._switch = switch
         self.works = works
         self.hub = switch.hub
+        self.scrapes = Scrapes()
         self.started_ns = time.monotonic_ns()
 
     @property
@@ -59,6 +61,11 @@ class Services:
     def status(self) -> Status:
         """How what is shown is fed."""
         return self._switch.status
+
+    @property
+    def unrecorded(self) -> str | None:
+        """Why migrations that should be are not recorded."""
+        return self._switch.unrecorded()
 
     @property
     def live(self) -> Aggregate:
@@ -89,11 +96,12 @@ async def health(request: Request) -> models.Health:
     now_ns = time.monotonic_ns()
     connected = at.status.state(now_ns) == "connected"
     return models.Health(
-        status="ok" if connected and at.works.well else "degraded",
+        status="ok" if connected and at.works.well and at.unrecorded is None else "degraded",
         version=__version__,
         source=models.Source(**frame.source(at.aggregate, at.status)),
         uptime_ns=now_ns - at.started_ns,
         clients=len(at.hub.clients),
+        unrecorded=at.unrecorded,
         failures=[models.Failure.model_validate(failure) for failure in at.works.failures.values()],
     )
 
@@ -174,8 +182,9 @@ async def loss(request: Request) -> models.Loss:
 async def metrics(request: Request) -> Response:
     """The source's totals for Prometheus, in its text format, also during a replay; no guest addresses."""
     at = services(request)
-    text, content_type = exposition(at.live, at.live_status, at.hub, at.live_alarms)
-    return Response(text, headers={"content-type": content_type})
+    families = collected(at.live, at.live_status, at.hub, at.live_alarms)
+    text = await at.scrapes.text(families)
+    return Response(text, headers={"content-type": CONTENT_TYPE})
 
 
 @router.websocket("/api/v1/live")

@@ -47,6 +47,10 @@ def create_app(
     """
     library = library or Library(default_recordings(), Limits(), None)
     switch, works = Switch(source, alarm_limits), Works()
+    records_itself = auto_record and library.socket_path is not None
+    if records_itself:
+        library.must_write = True
+        switch.unrecorded = lambda: library.unwritable
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -56,7 +60,7 @@ def create_app(
             "the live stream": switch.hub.run,
             "the recordings": library.run,
         }
-        if auto_record and library.socket_path:
+        if records_itself:
             parts["recording by itself"] = AutoRecorder(library, lambda: switch.live.migrations).run
         tasks = [asyncio.create_task(works.keep(part, work)) for part, work in parts.items()]
         yield

@@ -5,7 +5,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -14,8 +13,6 @@ from prometheus_client.core import (
     Metric,
     SummaryMetricFamily,
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from prometheus_client.registry import Collector
 
 from exitscope_probes.histogram import BUCKETS, bucket_floor_ns
 from exitscope_probes.records import MODES, RESOLVERS, STAGE_SERIES, VCPU_OTHER
@@ -26,6 +23,7 @@ from .alarms.alarms import Alarms
 from .hub import Hub
 from .metrics_now import alarm_metrics, migration_metrics, waiting_metrics
 from .scalars import BACKGROUND, DEMAND, FAILED, HISTOGRAM_WIDTH, STALL_NS
+from .scrapes import CONTENT_TYPE, rendered
 from .source import Status
 from .view import named_exits
 from .vms import Vm
@@ -39,12 +37,15 @@ _EDGES_S: Final = bucket_floor_ns().astype(np.float64) / 1e9
 
 def exposition(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> tuple[bytes, str]:
     """The text, and its content type."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Totals(aggregate, status, hub, alarms))
-    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
+    return rendered(collected(aggregate, status, hub, alarms)), CONTENT_TYPE
 
 
-class _Totals(Collector):
+def collected(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> Iterable[Metric]:
+    """Every metric, from the state as it is while they are taken."""
+    return _Totals(aggregate, status, hub, alarms).collect()
+
+
+class _Totals:
     def __init__(self, aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> None:
         self._aggregate = aggregate
         self._status = status

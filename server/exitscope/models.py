@@ -196,12 +196,16 @@ class Health(BaseModel):
     """Whether the server works, and what it is fed by."""
 
     status: Literal["ok", "degraded"] = Field(
-        description="degraded: the server runs, but no data come, or one of its parts ended within the last minute."
+        description="degraded: the server runs, but no data come, one of its parts ended within the last minute, or "
+        "migrations are to be recorded and cannot be."
     )
     version: str = Field(description="Version of exitscope.")
     source: Source = Field(description="Where the data come from.")
     uptime_ns: int = Field(description="Time since the server started, ns.")
     clients: int = Field(description="Pages connected now.")
+    unrecorded: str | None = Field(
+        default=None, description="Why no migration is recorded, with --auto-record; null: they are, or are not to be."
+    )
     failures: list[Failure] = Field(default=[], description="Parts that ended since the server started.")
 
 

@@ -6,6 +6,7 @@ The source is followed all the time, so that it is as if nothing had been when t
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from exitscope_probes.wire import Kind, Message, WireError
@@ -28,7 +29,8 @@ _BEGIN_S: Final = 3.0
 class Switch:
     """The state of the source, and that of a replay. `aggregate` and `status` are what is shown.
 
-    replay_error: why the last replay ended by itself; None if it did not.
+    replay_error: why the last replay ended by itself; None if it did not. unrecorded: says why migrations that should
+    be are not recorded, None if they are.
     """
 
     def __init__(self, source: Source, limits: Limits | None = None) -> None:
@@ -39,6 +41,7 @@ class Switch:
         self.player = source if isinstance(source, Player) else None
         self._source = source
         self.replay_error: str | None = None
+        self.unrecorded: Callable[[], str | None] = lambda: None
         self._playing: asyncio.Task[None] | None = None
         self._reason = source.status.reason
         if isinstance(source, Player):
@@ -62,7 +65,7 @@ class Switch:
         """Look for what is wrong with the source while no data come, until cancelled."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            self.live_alarms.look(self.live, self.live_status, time.monotonic_ns())
+            self.live_alarms.look(self.live, self.live_status, time.monotonic_ns(), self.unrecorded())
 
     async def play(self, file: RecordingFile) -> Player:
         """Show this recording from now on. A replay that fails ends, the source is shown, and replay_error says why."""
@@ -119,7 +122,7 @@ class Switch:
         if message.kind is not Kind.TOTALS:
             return
         if aggregate is self.live:
-            self.live_alarms.look(aggregate, self.live_status, time.monotonic_ns())
+            self.live_alarms.look(aggregate, self.live_status, time.monotonic_ns(), self.unrecorded())
         if aggregate is self.aggregate:
             if aggregate is not self.live:
                 self.alarms.look(aggregate, self.status, time.monotonic_ns())

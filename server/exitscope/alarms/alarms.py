@@ -12,6 +12,7 @@ from .livelock import Livelock
 from .losses import Losses, source_lost
 from .models import Alarm, Kind, OldestFault
 from .models import Alarms as Listed
+from .recordings import not_recorded
 from .sight import Sight
 from .stall import oldest_fault, vcpu_stalled
 
@@ -25,9 +26,9 @@ OF_A_VM: Final[tuple[Kind, ...]] = (
     "async_livelock",
     "vm_died",
 )
-OF_ALL: Final[tuple[Kind, ...]] = ("records_lost", "source_lost")
+OF_ALL: Final[tuple[Kind, ...]] = ("records_lost", "source_lost", "not_recorded")
 _OF_THE_DATA: Final[frozenset[Kind]] = frozenset((*OF_A_VM, "records_lost"))
-_OF_THE_SOURCE: Final[frozenset[Kind]] = frozenset(("source_lost",))
+_OF_THE_SOURCE: Final[frozenset[Kind]] = frozenset(("source_lost", "not_recorded"))
 
 
 class Alarms:
@@ -44,8 +45,11 @@ class Alarms:
         self.waiting: dict[str, int] = {}  # VM id -> its vCPUs in a fault, if there are any
         self._livelock, self._losses, self._handlers, self._deaths = Livelock(), Losses(), Handlers(), Deaths()
 
-    def look(self, aggregate: Aggregate, status: Status, now_ns: int) -> None:
-        """Judge the state, if there is news, and its source. now_ns: CLOCK_MONOTONIC, as in `status`."""
+    def look(self, aggregate: Aggregate, status: Status, now_ns: int, unrecorded: str | None = None) -> None:
+        """Judge the state, if there is news, and its source. now_ns: CLOCK_MONOTONIC, as in `status`.
+
+        unrecorded: why migrations that should be are not recorded.
+        """
         running = {vm.id for vm in aggregate.vms.running()}
         if aggregate.time_ns != self._looked_ns and aggregate.ready:
             self._looked_ns = aggregate.time_ns
@@ -59,7 +63,8 @@ class Alarms:
             ]
             self._waits.sort(key=lambda wait: -wait.age_ns)
         if status.kind == "live":  # a replay's time is another
-            self._ledger.update(source_lost(aggregate, status, now_ns), _OF_THE_SOURCE, running, now_ns)
+            found = [*source_lost(aggregate, status, now_ns), *not_recorded(unrecorded)]
+            self._ledger.update(found, _OF_THE_SOURCE, running, now_ns)
 
     @property
     def active(self) -> set[Key]:

@@ -13,6 +13,7 @@ Kind = Literal[
     "records_lost",
     "vm_died",
     "source_lost",
+    "not_recorded",
 ]
 Severity = Literal["warning", "critical"]
 
@@ -26,7 +27,8 @@ class Alarm(BaseModel):
         "VM's faults has vanished; handler_stuck: faults wait, and nothing was read or filled for longer than "
         "--alarm-handler; vcpu_stalled: vCPUs stand still for longer than --alarm-stall; async_livelock: async page "
         "faults are tried again and again, and no page comes; records_lost: data are being lost (see /loss); vm_died: "
-        "a VM ended amid a fault or a migration; source_lost: the collector says nothing any more."
+        "a VM ended amid a fault or a migration; source_lost: the collector says nothing any more; "
+        "not_recorded: --auto-record is on, and no recording can be written."
     )
     vm: str | None = Field(description="Id of the VM; null if it is about all of them.")
     vm_name: str | None = Field(description="Name of the VM for a person.")

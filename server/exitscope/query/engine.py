@@ -1,13 +1,13 @@
 """DuckDB, kept in bounds: little memory, some directories, no extensions, no network."""
 
 import os
-import shutil
 import weakref
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Final
 
 import duckdb
+
+from .scratch import Scratch
 
 MEMORY_LIMIT: Final = "160MB"
 THREADS: Final = min(4, os.cpu_count() or 1)
@@ -26,8 +26,9 @@ class Engine:
     """
 
     def __init__(self, *directories: Path | str) -> None:
-        self.scratch = Path(mkdtemp(prefix="exitscope-query-"))
-        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        scratch = Scratch()
+        self.scratch = scratch.path
+        self._give_back = weakref.finalize(self, scratch.remove)
         self._database = duckdb.connect(
             ":memory:",
             config={
@@ -61,7 +62,7 @@ class Engine:
         """End all queries and remove what they left; nothing can be asked any more."""
         self._database.close()
         del self._database  # whoever still holds this object must not hold DuckDB's to the end of the process
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._give_back()
 
     def __enter__(self) -> "Engine":
         return self

@@ -119,10 +119,14 @@ class Library:
         self._again: dict[str, _Again] = {}  # recordings that could not be finished yet
         self._no_limits: str | None = None  # why they cannot be kept now
         self.deleted: deque[Deleted] = deque(maxlen=_DELETED_TOLD)
+        self.must_write = False  # recordings begin by themselves: look whether they can
+        self.unwritable: str | None = None  # why they cannot
 
     async def run(self) -> None:
         """Recover what a killed server left or could not be finished, and keep the limits, until cancelled."""
         while True:
+            if self.must_write:
+                self._see_whether_it_can_write()
             for recording_id in self.shelf.orphans():
                 again = self._again.get(recording_id)
                 if recording_id not in self._running and (again is None or time.monotonic() >= again.due_s):
@@ -298,6 +302,11 @@ class Library:
                 continue
             self._delete_for_limits(entry, why)
             total -= entry.bytes
+
+    def _see_whether_it_can_write(self) -> None:
+        before, self.unwritable = self.unwritable, self.shelf.unwritable()
+        if self.unwritable and not before:
+            log.warning("migrations are not recorded: %s", self.unwritable)
 
     def _delete_for_limits(self, entry: Entry, why: str) -> None:
         log.warning("recording %s (%s) deleted: %s", entry.id, entry.name, why)

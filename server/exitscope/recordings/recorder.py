@@ -6,7 +6,6 @@ counts them, and the tracing goes on. When the collector ends, the recorder wait
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +17,7 @@ from exitscope_probes.wire import Kind, Message, WireError, encode
 from ..framing import Frame, read_frame
 from .clock import FolderTime
 from .preroll import Opening
+from .room import room_left
 from .spool import SpoolWriter
 
 log = logging.getLogger("exitscope")
@@ -30,8 +30,6 @@ _READ_LIMIT_BYTES: Final = 1 << 20
 _BACKOFF_S: Final = 0.1
 _STOP_S: Final = 1.0
 _DRAIN_S: Final = 0.15  # records are published at most this long after the totals that count them
-RESERVE_BYTES: Final = 64 << 20
-"""Left free on the disk, or a twentieth of it if that is less, so that the recording can be finished."""
 
 _FINISHED_SHARE: Final = 0.67  # of the spool's size is what the records take in the finished file
 _FOOTER_BYTES: Final = 128 << 10
@@ -259,13 +257,6 @@ class Recorder:
             log.warning("%s: %s", self.spool.path, error)
             self._fail(f"cannot write any more: {error.strerror or error}; recorded up to here, the tracing goes on")
         self.spool.close()
-
-
-def room_left(path: str) -> int:
-    """Bytes that may still be written to the file system of `path`. Raises OSError."""
-    disk = os.statvfs(path)
-    reserve = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
-    return disk.f_bavail * disk.f_frsize - reserve
 
 
 def head(id: str, name: str, vm: str | None, made: FolderTime | None = None) -> dict[str, Any]:

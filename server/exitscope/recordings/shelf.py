@@ -12,6 +12,7 @@ import stat
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from ..errors import UserError
@@ -20,6 +21,7 @@ from .file import RecordingFile
 from .finish import finish
 from .meta import RecordingMeta, origin
 from .plainfile import open_regular
+from .room import room_left
 from .spool import SpoolError, claimed, is_orphan, read_spool
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -39,6 +41,18 @@ class Shelf:
     def make(self) -> None:
         """Make the directory where it is missing. Raises OSError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def unwritable(self) -> str | None:
+        """Why no recording can be written here, by a try; None if one can. Makes the directory where it is missing."""
+        try:
+            self.make()
+            with TemporaryFile(dir=self.directory):
+                pass
+            if room_left(str(self.directory)) <= 0:
+                return f"the disk of {self.directory} is full"
+        except OSError as error:
+            return f"cannot write to {self.directory}: {error.strerror or error}"
+        return None
 
     def path(self, recording_id: str, suffix: str) -> Path:
         """Of one of a recording's files."""
