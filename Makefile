@@ -2,6 +2,7 @@
 # make test              everything that this machine can run;  test-unit, test-kernel, test-browser: a part of it
 # make test-vm           the kernel tests on stock Debian 6.1 and 6.12, each in an emulated machine of its own
 # make lint | format     ruff, mypy --strict, clang-format
+# make fuzz [FUZZ=20000]   the decoders under hostile bytes, for longer than CI does
 # make bench             the figures of the README, measured on this machine (BENCH_ARGS=--update-readme keeps them)
 # make lock              deploy/requirements/: every Python package with its version and hashes, made from pyproject.toml
 # make audit             ask an advisory database about those packages; says so where none can be reached
@@ -33,7 +34,7 @@ APT := deploy/apt-install.sh
 # An unprivileged `make run` goes on without bcc and the guest: it shows the bundled recording.
 RUN_OPTIONAL := $(if $(filter 0,$(shell id -u)),0,1)
 
-.PHONY: run test test-unit test-kernel test-browser test-vm lint format bench lock audit release-check screenshot clean \
+.PHONY: run test test-unit test-kernel test-browser test-vm fuzz lint format bench lock audit release-check screenshot clean \
 	run-packages test-packages lint-packages bench-packages vm-packages dev
 
 run: $(STAMPS)/server $(GUEST)
@@ -59,6 +60,9 @@ lint: lint-packages dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	clang-format-14 --dry-run -Werror $(C_SOURCES)
+
+fuzz: test-packages dev
+	EXITSCOPE_FUZZ=$(or $(FUZZ),20000) $(BIN)/pytest -q -p no:cacheprovider tests/unit/test_fuzz_*.py $(PYTEST_ARGS)
 
 format: lint-packages dev
 	$(BIN)/ruff check --fix-only --quiet .

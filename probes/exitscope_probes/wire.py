@@ -44,13 +44,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .records import CELL_DTYPE, FAULT_DTYPE, HARDWARE_DTYPE, VCPU_DTYPE, VM_DTYPE
+from . import layouts
+from .untrusted import MAX_INTEGER, parse
 
 MAGIC: Final = b"XSCP"
 VERSION: Final = 3  # 2: hardware exits; 3: MIGRATION, cpu_ns
-OLDEST_VERSION: Final = 1  # of recordings that are still read: without the arrays in _LATER
+OLDEST_VERSION: Final = layouts.OLDEST  # of recordings that are still read
 MAX_META_BYTES: Final = 8 << 20
-MAX_BODY_BYTES: Final = 128 << 20
+MAX_BODY_BYTES: Final = 48 << 20
+"""A snapshot of 4,096 vCPUs with 900 buckets in use each."""
+
 _HEADER: Final = struct.Struct("<4sHHIIQQ")  # magic, version, kind, meta bytes, body bytes, sequence, time_ns
 HEADER_BYTES: Final = _HEADER.size
 
@@ -66,20 +69,7 @@ class Kind(IntEnum):
     MIGRATION = 6
 
 
-_SCHEMA: Final[dict[Kind, tuple[tuple[str, np.dtype[Any]], ...]]] = {
-    Kind.HELLO: (),
-    Kind.VMS: (),
-    Kind.TOTALS: (
-        ("slots", np.dtype("<u4")),
-        ("vcpus", VCPU_DTYPE),
-        ("vms", VM_DTYPE),
-        ("cells", CELL_DTYPE),
-        ("hardware", HARDWARE_DTYPE),
-    ),
-    Kind.FAULTS: (("records", FAULT_DTYPE),),
-    Kind.BYE: (),
-    Kind.MIGRATION: (),
-}
+_SCHEMAS: Final = {Kind.TOTALS: layouts.TOTALS, Kind.FAULTS: layouts.FAULTS}
 _LATER: Final = {"hardware"}  # since version 2; a message without it has an empty one
 
 
@@ -96,6 +86,7 @@ class Header:
     body_bytes: int
     sequence: int
     time_ns: int
+    version: int = VERSION
 
     @property
     def rest_bytes(self) -> int:
@@ -118,7 +109,7 @@ def encode(message: Message) -> bytes:
     """The frame of a message. Raises WireError if an array is missing or has another dtype than its schema."""
     parts: list[bytes] = []
     counts: dict[str, int] = {}
-    for name, dtype in _SCHEMA[message.kind]:
+    for name, dtype in _SCHEMAS.get(message.kind, {}).items():
         array = message.arrays.get(name, np.empty(0, dtype) if name in _LATER else None)
         if array is None or array.dtype != dtype:
             raise WireError(f"{message.kind.name}.{name} must be {dtype}, not {getattr(array, 'dtype', None)}")
@@ -148,35 +139,43 @@ def decode_header(data: bytes) -> Header:
         raise WireError(f"unknown frame kind {kind}") from None
     if meta_bytes > MAX_META_BYTES or body_bytes > MAX_BODY_BYTES:
         raise WireError(f"frame of {meta_bytes} + {body_bytes} bytes, allowed {MAX_META_BYTES} + {MAX_BODY_BYTES}")
-    return Header(known, meta_bytes, body_bytes, sequence, time_ns)
+    if time_ns > MAX_INTEGER:
+        raise WireError(f"frame of the moment {time_ns}, beyond 63 bits")
+    return Header(known, meta_bytes, body_bytes, sequence, time_ns, version)
 
 
 def decode_body(header: Header, rest: bytes) -> Message:
-    """The message of a header and the `header.rest_bytes` after it; arrays are read-only views of `rest`.
+    """The message of a header and the `header.rest_bytes` after it, in the newest layout.
 
-    Raises WireError when the sizes do not fit, naming both.
+    Arrays are read-only views of `rest`, where the layout has not changed. Raises WireError when the sizes do not fit,
+    naming both, when the meta is not what untrusted.py believes, or an array is not what layouts.py believes.
     """
     if len(rest) != header.rest_bytes:
         raise WireError(f"{header.kind.name} frame has {len(rest)} bytes, its header says {header.rest_bytes}")
     try:
-        meta = json.loads(rest[: header.meta_bytes])
+        meta = parse(rest[: header.meta_bytes])
     except ValueError as error:
-        raise WireError(f"{header.kind.name} frame: meta is not JSON: {error}") from None
-    if not isinstance(meta, dict):
-        raise WireError(f"{header.kind.name} frame: meta is not a JSON object")
+        raise WireError(f"{header.kind.name} frame: meta: {error}") from None
     counts = meta.pop("counts", {})
     arrays: dict[str, npt.NDArray[Any]] = {}
     offset = header.meta_bytes
-    for name, dtype in _SCHEMA[header.kind]:
+    schema = _SCHEMAS.get(header.kind, {})
+    for name, dtype in (layouts.of(schema, header.version) if schema else schema).items():
         count = counts.get(name, 0 if name in _LATER else None) if isinstance(counts, dict) else None
         end = offset + (count if isinstance(count, int) and count >= 0 else -1) * dtype.itemsize
         if not isinstance(count, int) or count < 0 or end > len(rest):
             raise WireError(
-                f"{header.kind.name}.{name}: {count} items of {dtype.itemsize} bytes do not fit into the "
+                f"{header.kind.name}.{name}: {str(count)[:40]} items of {dtype.itemsize} bytes do not fit into the "
                 f"{len(rest) - offset} bytes left"
             )
-        arrays[name] = np.frombuffer(rest, dtype, count, offset)
+        if count > layouts.MOST[name]:
+            raise WireError(f"{header.kind.name}.{name}: {count} items, allowed {layouts.MOST[name]}")
+        arrays[name] = layouts.newest(name, np.frombuffer(rest, dtype, count, offset))
+        if complaint := layouts.wrong(name, arrays[name]):
+            raise WireError(f"{header.kind.name}.{name}: {complaint}")
         offset = end
     if offset != len(rest):
         raise WireError(f"{header.kind.name} frame: {len(rest) - offset} bytes more than its arrays need")
+    for name in schema.keys() - arrays.keys():
+        arrays[name] = np.empty(0, schema[name])
     return Message(header.kind, header.time_ns, meta, arrays, header.sequence)

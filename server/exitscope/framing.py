@@ -2,8 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass
+from io import BytesIO
+from typing import Final
 
 from exitscope_probes.wire import HEADER_BYTES, Header, Kind, Message, decode_body, decode_header, encode
+
+_PIECE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +42,23 @@ async def read_frame(reader: asyncio.StreamReader) -> Frame:
     """The next one. Raises IncompleteReadError at the end of the stream, WireError for garbage."""
     head = await reader.readexactly(HEADER_BYTES)
     header = decode_header(head)
-    return Frame(header, head + await reader.readexactly(header.rest_bytes))
+    return Frame(header, await read_bytes(reader, header.rest_bytes, head))
+
+
+async def read_bytes(reader: asyncio.StreamReader, length: int, before: bytes = b"") -> bytes:
+    """`before` and the next bytes, kept once; readexactly() would collect a large frame and then copy it.
+
+    Raises IncompleteReadError with what came, if the stream ends before.
+    """
+    if length <= _PIECE_BYTES:
+        return before + await reader.readexactly(length)
+    found = BytesIO()
+    found.write(before)
+    left = length
+    while left:
+        piece = await reader.read(min(left, _PIECE_BYTES))
+        if not piece:
+            raise asyncio.IncompleteReadError(found.getvalue()[len(before) :], length)
+        found.write(piece)
+        left -= len(piece)
+    return found.getvalue()

@@ -2,13 +2,25 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from exitscope_probes.untrusted import cleaned
 from exitscope_probes.wire import Message, WireError
 
-Name = Annotated[str, Field(max_length=256)]
+
+def _short(name: object) -> object:
+    return cleaned(name, 256) if isinstance(name, str) else name
+
+
+Name = Annotated[str, BeforeValidator(_short)]
+"""Cut where it is longer than anybody reads; wire.py has cleaned it."""
+
+Id = Annotated[str, Field(max_length=256)]
 Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
 Ns = Annotated[int, Field(ge=0, lt=1 << 62)]
+Count = Annotated[int, Field(ge=0, lt=1 << 48)]
+Word = Annotated[int, Field(ge=0, lt=1 << 32)]
+"""Of 32 bits: numbers of VMs and vCPUs, process and thread ids."""
 _M = TypeVar("_M", bound="_Model")
 
 
@@ -19,18 +31,16 @@ class _Model(BaseModel):
 class PeerVcpu(_Model):
     """One vCPU that discovery found."""
 
-    vcpu: NonNegativeInt
-    slot: int | None = None
-    tid: NonNegativeInt = 0
+    vcpu: Word
+    tid: Word = 0
     name: Name | None = None
 
 
 class PeerUffd(_Model):
     """Queue of one userfaultfd, from fdinfo."""
 
-    fd: int = -1
-    pending: NonNegativeInt = 0
-    total: NonNegativeInt = 0
+    pending: Count = 0
+    total: Count = 0
 
 
 class PeerThread(_Model):
@@ -44,7 +54,7 @@ class PeerThread(_Model):
     name: Name | None = None
     role: Name | None = None
     cpu_ns: Ns | None = None
-    pid: NonNegativeInt | None = None
+    pid: Word | None = None
     process: Name | None = None
     lives: bool | None = None
 
@@ -55,15 +65,15 @@ class PeerVm(_Model):
     unreadable: why its process cannot be looked at now; what is known of it is from before.
     """
 
-    vm: Annotated[int, Field(gt=0)]
-    id: Name
-    pid: NonNegativeInt
+    vm: Annotated[int, Field(gt=0, lt=1 << 32)]
+    id: Id
+    pid: Word
     name: Name | None = None
     vmm: Name | None = None
     state: Literal["running", "gone"] = "running"
     vcpus: Annotated[list[PeerVcpu], Field(max_length=4096)] = []
     user: int | None = None
-    unreadable: Annotated[str, Field(max_length=1024)] | None = None
+    unreadable: Name | None = None
     uffds: Annotated[list[PeerUffd], Field(max_length=4096)] = []
     uuid: Name | None = None
     domain: Name | None = None
@@ -85,11 +95,11 @@ class Hello(_Model):
     version: Name | None = None
     host: Name | None = None
     kernel: Name | None = None
-    cpus: NonNegativeInt | None = None
-    started_ns: int = 0
+    cpus: Word | None = None
+    started_ns: Ns = 0
     capabilities: list[dict[str, Any]] | dict[str, Any] | None = None
-    max_vcpus: NonNegativeInt | None = None
-    only: Annotated[str, Field(max_length=1024)] | None = None
+    max_vcpus: Word | None = None
+    only: Name | None = None
     migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
 
     @property
@@ -107,16 +117,16 @@ class Hello(_Model):
 class PeerMigration(_Model):
     """Meta of a MIGRATION frame: what a VMM says of a migration of its VM. None: it does not say."""
 
-    vm: Annotated[int, Field(gt=0)]
+    vm: Annotated[int, Field(gt=0, lt=1 << 32)]
     follow: Name
-    reason: Annotated[str, Field(max_length=1024)] | None = None
+    reason: Name | None = None
     at_ns: Ns | None = None
     status: Name | None = None
     role: Literal["source", "destination"] | None = None
     capabilities: Annotated[list[Name], Field(max_length=256)] | None = None
     remaining_bytes: Bytes | None = None
     transferred_bytes: Bytes | None = None
-    postcopy_requests: NonNegativeInt | None = None
+    postcopy_requests: Bytes | None = None
     bytes_per_s: Annotated[float, Field(ge=0)] | None = None
     total_ns: Ns | None = None
 

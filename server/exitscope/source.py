@@ -9,6 +9,8 @@ from typing import Final, Literal, Protocol
 
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, WireError, decode_body, decode_header
 
+from .framing import read_bytes
+
 log = logging.getLogger("exitscope")
 
 STALE_NS: Final = 2_000_000_000
@@ -120,7 +122,7 @@ async def read_frames(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
             raise WireError(f"the stream ended {len(error.partial)} bytes into a frame's header") from None
         header = decode_header(head)
         try:
-            rest = await reader.readexactly(header.rest_bytes)
+            rest = await read_bytes(reader, header.rest_bytes)
         except asyncio.IncompleteReadError as error:
             raise WireError(
                 f"the stream ended {len(error.partial)} bytes into a frame of {header.rest_bytes}"

@@ -98,7 +98,7 @@ class Vms:
     def by_number(self, number: int) -> Vm | None:
         """The VM of this number, named by discovery already or not; None if there is no room."""
         vm = self._by_number.get(number) or self._unnamed.get(number)
-        if vm is None and len(self._unnamed) < MAX_UNNAMED:
+        if vm is None and number > 0 and len(self._unnamed) < MAX_UNNAMED:
             vm = self._unnamed[number] = Vm(number, "", 0, PeerVm(vm=number, id="", pid=0))
         return vm
 

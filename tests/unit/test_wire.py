@@ -1,5 +1,6 @@
 """The frames across the privilege boundary: round trips, and every way in which one may not fit."""
 
+import gzip
 import json
 import struct
 from pathlib import Path
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exitscope
+from exitscope.aggregate import Aggregate
 from exitscope.replay import open_recording, read_recording
 from exitscope_probes.records import FAULT_DTYPE, HARDWARE_DTYPE
 from exitscope_probes.wire import (
     HEADER_BYTES,
     MAX_BODY_BYTES,
     MAX_META_BYTES,
+    VERSION,
     Kind,
     Message,
     WireError,
@@ -124,6 +127,7 @@ def test_what_does_not_fit_the_schema_is_not_encoded() -> None:
 
 
 def test_a_frame_of_version_1_has_no_hardware_exits() -> None:
+    """Its other arrays: test_old_recordings.py."""
     feeder = Feeder()
     vm = feeder.add_vm(1, 2)
     feeder.fault(vm, 0, 1000)
@@ -149,7 +153,80 @@ def test_a_migration_has_no_arrays_and_version_2_is_still_read() -> None:
     assert decode(bytes(old)).meta == decode(frame()).meta
 
 
-def test_the_bundled_recording_is_still_read() -> None:
+def test_the_bundled_recording_is_of_this_version_and_counts_what_it_holds() -> None:
+    aggregate, kinds, faults = Aggregate(), [], 0
     with open_recording(str(Path(exitscope.__file__).parent / "data/demo.frames.gz")) as file:
-        kinds = [message.kind for message in read_recording(file)]
+        file.seek(0)
+        assert decode_header(gzip.GzipFile(fileobj=file).read(HEADER_BYTES)).version == VERSION
+        for message in read_recording(file):
+            aggregate.handle(message)
+            kinds.append(message.kind)
+            faults += len(message.arrays.get("records", ()))
     assert kinds[0] is Kind.HELLO and kinds.count(Kind.TOTALS) > 100
+    counted = sum(sum(vm.faults(aggregate.rows).values()) - vm.faults(aggregate.rows)["kernel"] for vm in aggregate.vms)
+    assert 0 <= faults - counted <= 64, "records are sent a moment before the totals that count them"
+    assert {vm.name for vm in aggregate.vms} >= {"demo-uffd", "demo-exit"} and not any(aggregate.ledger.values())
+
+
+HOSTILE = {
+    "deep": b'{"a":' + b"[" * 200_000,
+    "deep enough to be read": b'{"a":' + b"[" * 500 + b"]" * 500 + b"}",
+    "many values": b'{"a":[' + b"[]," * 2_700_000 + b"1]}",
+    "no number": b'{"a":NaN}',
+    "infinite": b'{"a":1e999}',
+    "beyond 63 bits": b'{"a":9223372036854775808}',
+    "thousands of digits": b'{"a":' + b"9" * 5000 + b"}",
+    "a key that is no word": b'{"\\ud800":1}',
+    "no UTF-8": b'{"a":"\xed\xa0\x80"}',
+}
+
+
+@pytest.mark.parametrize("meta", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_is_not_believed_of_json(meta: bytes) -> None:
+    with pytest.raises(WireError, match="FAULTS frame: meta: "):
+        decode(_with_meta(meta))
+
+
+def test_names_are_cleaned_where_they_enter() -> None:
+    name = "a\x1b[31m\u202eb\nc\ud800\u200dd\u2028" + "x" * 20_000
+    again = decode(encode(Message(Kind.BYE, 1, {"reason": name, "list": [{"deep": [name]}]})))
+    assert (
+        again.meta["reason"].startswith("a\ufffd[31m\ufffdb c\ufffd\u200dd\ufffdxxx")
+        and len(again.meta["reason"]) == 16_384
+    )
+    assert again.meta["list"][0]["deep"][0] == again.meta["reason"]
+    again.meta["reason"].encode()
+
+
+@pytest.mark.parametrize(
+    ("array", "field", "value", "complaint"),
+    [
+        ("records", "begin_ns", 1 << 63, "begin_ns"), ("records", "finish_ns", (1 << 64) - 1, "finish_ns"),
+        ("records", "mode", 5, "mode 5"), ("records", "resolver", 8, "resolver 8"),
+        ("records", "presence", 9, "presence 9"),
+    ],
+)  # fmt: skip
+def test_records_out_of_range_are_refused(array: str, field: str, value: int, complaint: str) -> None:
+    feeder = Feeder()
+    message = feeder.records(feeder.add_vm(1, 1), [5, 6, 7])
+    message.arrays[array][field][1] = value
+    with pytest.raises(WireError, match=complaint):
+        decode(encode(message))
+
+
+@pytest.mark.parametrize("field", ["stall_ns", "open_since_ns", "exits", "series"])
+def test_counters_whose_sum_overflows_are_refused(field: str) -> None:
+    feeder = Feeder()
+    feeder.add_vm(1, 4)
+    message = feeder.totals()
+    if field == "series":
+        message.arrays["vcpus"]["series"]["sum_ns"] = 1 << 57
+    else:
+        message.arrays["vcpus"][field] = 1 << 60
+    with pytest.raises(WireError, match=field):
+        decode(encode(message))
+
+
+def test_a_moment_beyond_63_bits_is_refused() -> None:
+    with pytest.raises(WireError, match="beyond 63 bits"):
+        decode(encode(Message(Kind.BYE, 1 << 63, {"reason": ""})))

@@ -1,0 +1,137 @@
+"""The arrays of every version of the protocol, how much of them is believed, and earlier ones in the newest layout.
+
+Version 1 (release 0.1.0): no hardware exits; a vCPU's totals without prefetch_early, so that series and exits began
+8 bytes earlier; records without access, presence and memslot. Version 2 (0.2.0) has the layout of version 3 (0.3.0).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .records import (
+    CELL_DTYPE,
+    EXIT_CELLS,
+    FAULT_DTYPE,
+    HARDWARE_DTYPE,
+    MEMSLOT_UNKNOWN,
+    MODES,
+    PRESENCES,
+    RESOLVERS,
+    SERIES,
+    SERIES_DTYPE,
+    VCPU_DTYPE,
+    VM_DTYPE,
+    WAITERS,
+)
+
+OLDEST: Final = 1
+
+Schema = dict[str, np.dtype[Any]]
+Array = npt.NDArray[Any]
+
+
+def _without(dtype: np.dtype[Any], gone: tuple[str, ...], *more: tuple[Any, ...]) -> np.dtype[Any]:
+    fields = [(name, *_described(dtype[name])) for name in dtype.names or () if name not in gone]
+    return np.dtype([*fields, *more])
+
+
+def _described(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    return (dtype,) if dtype.subdtype is None else dtype.subdtype
+
+
+_VCPU_1: Final = _without(VCPU_DTYPE, ("prefetch_early", "reserved"), ("reserved", "<u8", (5,)))
+_FAULT_1: Final = _without(FAULT_DTYPE, ("access", "presence", "memslot"), ("reserved", "<u4"))
+
+TOTALS: Final[Schema] = {
+    "slots": np.dtype("<u4"),
+    "vcpus": VCPU_DTYPE,
+    "vms": VM_DTYPE,
+    "cells": CELL_DTYPE,
+    "hardware": HARDWARE_DTYPE,
+}
+FAULTS: Final[Schema] = {"records": FAULT_DTYPE}
+_TOTALS_1: Final[Schema] = {"slots": np.dtype("<u4"), "vcpus": _VCPU_1, "vms": VM_DTYPE, "cells": CELL_DTYPE}
+_FAULTS_1: Final[Schema] = {"records": _FAULT_1}
+
+assert _VCPU_1.itemsize == VCPU_DTYPE.itemsize and _FAULT_1.itemsize == FAULT_DTYPE.itemsize
+
+MOST: Final = {"slots": 1 << 14, "vcpus": 1 << 14, "vms": 1 << 13, "cells": 1 << 22, "hardware": 1 << 20,
+               "records": 1 << 18}  # fmt: skip
+"""Items of an array: a host of 4,096 vCPUs, and records of some seconds at 100,000 faults a second."""
+
+_LONGEST_NS: Final = 1 << 60
+"""Of one moment or length, 36 years: five of them do not overflow 64 bits."""
+
+_LARGEST_SUM: Final = 1 << 62
+
+_LENGTHS: Final = {
+    "records": ("begin_ns", "raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns"),
+    "vcpus": ("open_since_ns", "stall_ns"),
+}
+_COUNTERS: Final = {
+    "vcpus": (
+        "stall_ns",
+        "unread",
+        "prefetch",
+        "async_tries",
+        "async_repeats",
+        "named_reads",
+        "prefetch_early",
+        "exits",
+    ),
+    "vms": ("events_read", "events_done", "bytes_background", "fills_failed", "fills_demand", "fills_background"),
+    "cells": ("count",),
+    "hardware": ("count", "sum_ns", "max_ns"),
+}
+_CODES: Final = {"mode": MODES, "waiter": WAITERS, "resolver": RESOLVERS, "presence": PRESENCES}
+
+
+def of(schema: Schema, version: int) -> Schema:
+    """How the arrays of TOTALS or FAULTS lay in that version."""
+    if version > 1:
+        return schema
+    return _TOTALS_1 if schema is TOTALS else _FAULTS_1
+
+
+def newest(name: str, array: Array) -> Array:
+    """An array of an earlier version in the newest layout: a copy if it had another one."""
+    if array.dtype not in (_VCPU_1, _FAULT_1):
+        return array
+    now = np.zeros(len(array), TOTALS["vcpus"] if name == "vcpus" else FAULTS["records"])
+    for field in array.dtype.names or ():
+        if field != "reserved":
+            now[field] = array[field]
+    if name == "records":
+        now["memslot"] = MEMSLOT_UNKNOWN
+    now.flags.writeable = False
+    return now
+
+
+def wrong(name: str, array: Array) -> str | None:
+    """What cannot be believed of an array in the newest layout, None if nothing: lengths, sums, codes."""
+    return next(_complaints(name, array), None) if len(array) else None
+
+
+def _complaints(name: str, array: Array) -> Iterator[str]:
+    for field in _LENGTHS.get(name, ()):
+        if (longest := int(array[field].max())) >= _LONGEST_NS:
+            yield f"{field} {longest}: longer than {_LONGEST_NS} ns"
+    sums = {field: array[field] for field in _COUNTERS.get(name, ())}
+    if name == "vcpus":
+        sums |= {f"series.{field}": array["series"][field] for field in SERIES_DTYPE.names or ()}
+    for field, counts in sums.items():
+        if _sum(counts) >= _LARGEST_SUM:
+            yield f"{field}: a sum beyond 2^62"
+    for field, names in _CODES.items() if name == "records" else ():
+        if (code := int(array[field].max())) >= len(names):
+            yield f"{field} {code}: there are {len(names)}"
+
+
+def _sum(counts: Array) -> float:
+    """Of counters, without overflow; twice as fast in double as exact, and exact enough."""
+    return float(counts.sum(dtype=np.float64))
+
+
+assert VCPU_DTYPE["exits"].shape == (EXIT_CELLS,) and VCPU_DTYPE["series"].shape == (SERIES,)
