@@ -16,7 +16,7 @@ import numpy as np
 
 from . import __version__, checks, profiles, rights
 from .discovery import Rows
-from .errors import ProbeError, RecordingError, RingError, fail
+from .errors import ProbeError, RecordingError, RingError, fail, refused
 from .ledger import Ledger
 from .loader import Probes, load
 from .observer import Observer
@@ -64,28 +64,32 @@ def main(settings: Settings) -> int:
 
 def _run(settings: Settings) -> None:
     listener = Listener(settings.socket, settings.group)  # before the probes: a second collector ends at once
-    try:
-        with load(
-            strategy=settings.strategy,
-            ring_bytes=settings.ring_bytes,
-            max_vcpus=settings.max_vcpus,
-            max_vms=settings.max_vms,
-            only=only(settings.only_pid_tree, settings.only_cgroup),
-        ) as probes:
+    with contextlib.ExitStack() as stack:
+        stack.callback(listener.close)
+        try:
+            probes = stack.enter_context(
+                load(
+                    strategy=settings.strategy,
+                    ring_bytes=settings.ring_bytes,
+                    max_vcpus=settings.max_vcpus,
+                    max_vms=settings.max_vms,
+                    only=only(settings.only_pid_tree, settings.only_cgroup),
+                )
+            )
             if os.geteuid() != 0:  # a module's types are read: what loaded the probes is not needed to run them
                 rights.give_up("CAP_SYS_ADMIN")
             recording = Recording(settings.record, settings.record_seconds) if settings.record else None
             collector = Collector(probes, listener, recording, settings.qmp, follow=not settings.no_qmp)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda number, _frame: collector.stop(signal.Signals(number).name))
-            attached = sum(hook.status == "attached" for hook in probes.hooks)
-            _log.info("%d of %d hooks attached, listening on %s", attached, len(probes.hooks), settings.socket)
-            # On a busy host a late wake-up lets the ring run full; this process takes a few percent at most.
-            with contextlib.suppress(PermissionError):
-                os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-            collector.run()
-    finally:
-        listener.close()
+        except OSError as error:
+            raise refused(error, "cannot start") from None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: collector.stop(signal.Signals(number).name))
+        attached = sum(hook.status == "attached" for hook in probes.hooks)
+        _log.info("%d of %d hooks attached, listening on %s", attached, len(probes.hooks), settings.socket)
+        # On a busy host a late wake-up lets the ring run full; this process takes a few percent at most.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        collector.run()
 
 
 @dataclass(slots=True)

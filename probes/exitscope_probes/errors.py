@@ -1,6 +1,17 @@
 """What can go wrong for a person who runs the probes: one tree, caught once, in main."""
 
+import errno
+import os
 import sys
+from typing import Final
+
+_HINTS: Final = {
+    errno.EMFILE: "let this process open more files (`ulimit -n 1024`, LimitNOFILE= of a systemd unit)",
+    errno.ENFILE: "the whole system has too many files open",
+    errno.ENOMEM: "there is too little memory (or a memory limit of this service or container)",
+    errno.EPERM: "are you root?",
+    errno.EACCES: "are you root?",
+}
 
 
 class ProbeError(Exception):
@@ -25,6 +36,17 @@ class SocketError(ProbeError):
 
 class RecordingError(ProbeError):
     """The file of a recording cannot be written."""
+
+
+def refused(error: OSError, doing: str = "") -> ProbeError:
+    """What the system has refused, and what to do about it. doing: what was tried, where the error names no file."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    what = ", ".join(names) or doing
+    return ProbeError(f"{what}: {error.strerror or error}" if what else error.strerror or str(error), _hint(error))
+
+
+def _hint(error: OSError) -> str:
+    return _HINTS.get(error.errno or 0, "")
 
 
 def fail(error: ProbeError) -> int:

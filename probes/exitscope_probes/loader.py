@@ -8,6 +8,7 @@ import numpy as np
 
 from .btf import KernelBtf
 from .compiler import LoadError, compile_probes, defines
+from .errors import refused as refusal
 from .hooks import Candidate, Strategy
 from .maps import Maps
 from .only import ALL, Only
@@ -75,7 +76,8 @@ def load(
     try:
         maps = Maps(ring_bytes, max_vcpus, max_vms)
     except OSError as error:
-        raise LoadError(f"the kernel refuses a BPF map: {error.strerror}", "are you root?") from None
+        told = refusal(error)
+        raise LoadError(f"the kernel refuses a BPF map: {told.message}", told.hint) from None
     maps["only"].put(maps["only"].index(0), np.array((only.tgid, only.cgroup), maps["only"].value))
     probes = Probes(maps, only)  # the slots are there before the first program runs
     try:

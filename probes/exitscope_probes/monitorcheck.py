@@ -12,14 +12,14 @@ _MAX_NAMED: Final = 3
 
 
 def survey(proc: Proc) -> list[tuple[str, str | None]]:
-    """(name of the VM, None or why its monitor cannot be asked) of each QEMU of this host."""
+    """(name of the VM and its pid, None or why its monitor cannot be asked) of each QEMU of this host."""
     sockets = MonitorSockets(proc)
     found = []
     for pid in sorted(proc.pids()):
         executable = proc.executable(pid)
         vmm, name = identify(executable, proc.arguments(pid), executable)
         if vmm == "QEMU":
-            found.append((name, _obstacle(sockets, pid)))
+            found.append((f"{name} (pid {pid})", _obstacle(sockets, pid)))
     return found
 
 

@@ -1,6 +1,7 @@
 """The collector's listening socket: made safely, so that two collectors never share a path."""
 
 import contextlib
+import errno
 import fcntl
 import grp
 import os
@@ -10,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from .errors import SocketError
+from .errors import SocketError, refused
 
 DEFAULT_PATH: Final = "/run/exitscope/collector.sock"
 _MAX_PATH_BYTES: Final = 107  # sun_path, unix(7)
@@ -34,7 +35,7 @@ class Listener:
             if not directory.is_dir():
                 directory.mkdir(parents=True)
                 os.chmod(directory, 0o750)  # whatever the umask: the group is to reach the socket
-                os.chown(directory, -1, gid)
+                _give(directory, gid)
             # Locked while looking and binding, or two collectors could both find the other's file stale.
             directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -45,10 +46,7 @@ class Listener:
                 os.close(directory_fd)
             self._inode = os.lstat(path).st_ino
         except OSError as error:
-            raise SocketError(
-                f"cannot listen on {path}: {error.strerror or error}",
-                "choose another --socket, or run as root",
-            ) from None
+            raise SocketError(f"cannot listen on {path}: {error.strerror or error}", _remedy(error)) from None
         self._path = path
 
     def close(self) -> None:
@@ -75,6 +73,24 @@ def _gid(group: str | None) -> int:
         raise SocketError(f"no group {group}", f"create it (groupadd --system {group}) or leave out --group") from None
 
 
+def _give(path: str | Path, gid: int) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except OSError as error:
+        raise SocketError(
+            f"cannot give {path} to group {gid}: {error.strerror or error}",
+            "choose a --group that it may give files to (in a user namespace one that is mapped, such as root)",
+        ) from None
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "run as root, or choose another --socket"
+    if error.errno in (errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP):
+        return "choose another --socket"
+    return refused(error).hint
+
+
 def _bind(path: str, gid: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -83,9 +99,9 @@ def _bind(path: str, gid: int) -> socket.socket:
             listening.bind(path)
         finally:
             os.umask(mask)
-        os.chown(path, -1, gid)
+        _give(path, gid)
         listening.listen(_BACKLOG)
-    except OSError:
+    except BaseException:
         listening.close()
         raise
     return listening

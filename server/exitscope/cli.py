@@ -1,14 +1,17 @@
-"""The command line. Exit status: 0 done, 1 failed with one clear line, 2 wrong usage."""
+"""The command line. Exit status: 0 done, 1 failed with one clear line, 2 wrong usage, 70 a defect of exitscope."""
 
+import errno
 import os
+import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from exitscope_probes.errors import ProbeError
+from exitscope_probes.errors import ProbeError, refused
 from exitscope_probes.isolated import python
 
 from . import __version__
@@ -20,19 +23,51 @@ from .cli_record import record
 from .errors import UserError
 from .settings import COLLECTOR, SERVER, as_arguments, default_user, takes
 
+_UNWRITABLE: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _PASS_THROUGH: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 
 
 class _Lines(click.Group):
     """Turns what a user can mend into one line and exit status 1."""
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run; what could not be printed is told, too."""
+        try:
+            try:
+                return super().main(*arguments, **options)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # who read stdout has seen enough
+            _close_stdout()
+            sys.exit(0)
+        except OSError as error:
+            _close_stdout()
+            sys.exit(_tell(refused(error, "cannot write to stdout" if error.errno in _UNWRITABLE else "")))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except (UserError, ProbeError) as error:
-            click.echo(f"exitscope: {error}", err=True)
-            ctx.exit(1)
+            ctx.exit(_tell(error))
+        except BrokenPipeError:  # as above; click would make it a failure
+            _close_stdout()
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            ctx.exit(128 + signal.SIGINT)
+
+
+def _tell(error: UserError | ProbeError) -> int:
+    """One line, whatever the names in it hold; the exit status."""
+    with suppress(OSError):
+        click.echo(f"exitscope: {error}", err=True)
+    return 1
+
+
+def _close_stdout() -> None:
+    """What is left to print goes nowhere."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Lines, context_settings={"help_option_names": ["-h", "--help"]})
@@ -133,8 +168,11 @@ def _run(settings: dict[str, Any], demo: bool) -> int:
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
+    try:
+        with socket.create_server((host, 0)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise UserError(f"--host {host} cannot be used: {error.strerror or error}") from None
 
 
 def _bundled_recording() -> Path:

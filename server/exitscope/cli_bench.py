@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from . import words
 from .errors import UserError
+from .output import write
 from .settings import default_recordings, takes
 
 _PAGES = 32_000
@@ -99,7 +101,6 @@ def bench(
     """
     from .bench import files, plan, report, tracer
     from .bench.runner import Bench
-    from .cli_compare import write
 
     if not untraced and os.geteuid() != 0:
         raise UserError("the traced half needs root: run it with sudo, or add --untraced")
@@ -120,7 +121,7 @@ def bench(
             progress: Any  # click's is generic over items that it is not given here
             with click.progressbar(
                 length=len(runs),
-                label=f"{len(points)} points",
+                label=words.counted(len(points), "point"),
                 item_show_func=lambda run: run.title if run else "",
                 file=sys.stderr,
                 show_pos=True,

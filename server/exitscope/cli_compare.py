@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from .errors import UserError
+from .output import write
 from .settings import takes
 
 _DRIFT_PERCENT = 15.0
@@ -55,11 +55,3 @@ def compare(
         click.echo(json.dumps(comparison.model_dump(), indent=2, allow_nan=False))
     else:
         click.echo(text.terminal(comparison))
-
-
-def write(path: Path, content: str) -> None:
-    """Raises UserError if the file cannot be written."""
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,7 +1,6 @@
 """`exitscope export` and `exitscope summary`: what is in a recording, from the command line."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from .errors import UserError
+from .output import writing
 from .settings import takes
 
 if TYPE_CHECKING:
@@ -126,22 +126,11 @@ def _chunks(file: "RecordingFile", filters: "Filters", format: str, stream: Iter
 
 @contextmanager
 def _target(output: Path | None, file: "RecordingFile") -> Iterator[BinaryIO]:
-    """Where to write. A file appears under its name when it is whole. Raises UserError."""
+    """Where to write. Raises UserError."""
     if output is None:
-        try:
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:  # who read has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield sys.stdout.buffer
         return
     if output.exists() and output.samefile(file.path):
         raise UserError(f"{output} is the recording itself: choose another -o FILE")
-    part = output.with_name(f"{output.name}.part")
-    try:
-        with open(part, "wb") as target:
-            yield target
-        part.replace(output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(output) as target:
+        yield target

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .cli_compare import write
+from .output import write
 from .settings import takes
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -18,7 +18,10 @@ import click
 
 from exitscope_probes.isolated import python
 
+from . import words
+from .collectorsocket import listens
 from .errors import UserError
+from .output import place_of, writing
 from .settings import default_recordings, takes
 
 _START_S: Final = 30.0
@@ -38,15 +41,18 @@ def record(
     Through the collector of a running exitscope if there is one, else through one of its own, which needs root. The
     exit status is COMMAND's.
     """
-    with _collector(socket) as (path, own):
-        status = asyncio.run(_record(path, own, output, name, vm, command, recordings))
+    from .recordings.shelf import new_id
+
+    recording_id = new_id()
+    with _file(output, recordings, recording_id) as file, _collector(socket) as (path, own):
+        status = asyncio.run(_record(path, own, file, recording_id, output is not None, name, vm, command))
     sys.exit(status)
 
 
 @contextmanager
 def _collector(path: str) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
     """(socket, the collector's process if it is ours)."""
-    if _listens(path):
+    if listens(path):
         yield path, None
         return
     if os.geteuid() != 0:
@@ -76,7 +82,7 @@ def _collector(path: str) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]
 
 def _await(process: subprocess.Popen[bytes], path: str) -> None:
     deadline = time.monotonic() + _START_S
-    while not _listens(path):
+    while not listens(path):
         if process.poll() is not None:
             said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
             raise UserError(
@@ -93,33 +99,21 @@ def _last_words(process: subprocess.Popen[bytes]) -> str:
     return said.splitlines()[-1].removeprefix("exitscope: ") if said else "the collector did not start"
 
 
-def _listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
-        try:
-            client.connect(path)
-        except OSError:
-            return False
-    return True
-
-
 async def _record(
     path: str,
     own: subprocess.Popen[bytes] | None,
-    output: str | None,
+    file: Path,
+    recording_id: str,
+    given: bool,
     name: str,
     vm: str | None,
     command: tuple[str, ...],
-    recordings: str | None,
 ) -> int:
-    """Returns the exit status."""
+    """Returns the exit status. given: the file's name was; else it lies among the recordings of a server."""
     from .recordings.recorder import Recorder, head
-    from .recordings.shelf import new_id
     from .recordings.spool import SpoolWriter
 
-    recording_id = new_id()
-    file = _place(output, recordings, recording_id)
-    spool_path = _spool_of(file, output)
+    spool_path = Path(f"{file}.spool") if given else file.with_suffix(".spool")
     try:
         spool = SpoolWriter(spool_path, head(recording_id, name, vm))
     except FileExistsError:
@@ -146,6 +140,11 @@ async def _record(
         if own and own.poll() is not None:
             raise UserError(_last_words(own))
         raise UserError(f"the collector on {path} says nothing: is it starting? Try again")
+    if vm is not None and vm not in recorder.listed:
+        recorder.stop()
+        await task
+        spool_path.unlink(missing_ok=True)
+        raise UserError(f"no VM {vm}: the collector sees {', '.join(recorder.listed) or 'none'}")
     watching = asyncio.create_task(_watch(own, recorder)) if own else None
     try:
         if command:
@@ -161,13 +160,33 @@ async def _record(
         await task
         if watching:
             watching.cancel()
-    _finish(spool_path, file, shared=output is None)
+    _finish(spool_path, file, shared=not given)
     return status
 
 
-def _place(output: str | None, recordings: str | None, recording_id: str) -> Path:
-    if output is not None:
-        return Path(output)
+@contextmanager
+def _file(output: str | None, recordings: str | None, recording_id: str) -> Iterator[Path]:
+    """The file to make. What cannot be replaced by a file, such as a FIFO, gets its bytes at the end."""
+    if output is None:
+        yield _shelved(recordings, recording_id)
+        return
+    place = place_of(output)
+    if not place.special:
+        yield place.path
+        return
+    with tempfile.TemporaryDirectory(prefix="exitscope-record-") as directory:
+        file = Path(directory) / f"{recording_id}.parquet"
+        yield file
+        try:
+            with writing(output) as target, file.open("rb") as made:
+                shutil.copyfileobj(made, target)
+        except UserError as error:
+            kept = Path(tempfile.mkdtemp(prefix="exitscope-kept-")) / file.name
+            file.replace(kept)
+            raise UserError(f"{error}; what was recorded is in {kept}") from None
+
+
+def _shelved(recordings: str | None, recording_id: str) -> Path:
     from .recordings.shelf import Shelf
 
     shelf = Shelf(recordings or default_recordings())
@@ -176,10 +195,6 @@ def _place(output: str | None, recordings: str | None, recording_id: str) -> Pat
     except OSError as error:
         raise UserError(f"cannot make {shelf.directory}: {error.strerror or error}; choose a file with -o") from None
     return shelf.path(recording_id, "parquet")
-
-
-def _spool_of(file: Path, output: str | None) -> Path:
-    return Path(f"{file}.spool") if output is not None else file.with_suffix(".spool")
 
 
 async def _watch(collector: subprocess.Popen[bytes], recorder: Any) -> None:
@@ -234,8 +249,8 @@ def _finish(spool: Path, file: Path, shared: bool) -> None:
     size = file.stat().st_size
     each = f", {size / meta.records:.1f} bytes each" if meta.records else ""
     names = ", ".join(vm.name or vm.id for vm in meta.vms[:5]) or "no VM"
-    seconds = meta.duration_ns / 1e9
-    click.echo(f"exitscope: wrote {file}: {meta.records} faults in {seconds:.1f} s of {names}{each}", err=True)
+    faults = f"{words.counted(meta.records, 'fault')} in {meta.duration_ns / 1e9:.1f} s"
+    click.echo(f"exitscope: wrote {file}: {faults} of {names}{each}", err=True)
     if meta.note:
         click.echo(f"exitscope: {meta.note}", err=True)
     if meta.state == "failed":

@@ -38,9 +38,15 @@ def drop_to(name: str, socket_path: str | None, has_parent: bool) -> None:
         with contextlib.suppress(OSError):  # no collector yet: it says itself who may connect
             groups.add(os.stat(socket_path).st_gid)
     groups.discard(0)
-    os.setgroups(sorted(groups))
-    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    try:
+        os.setgroups(sorted(groups))
+        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    except OSError as error:
+        raise UserError(
+            f"cannot become user {name}: {error.strerror or error}: root of a user namespace has only those that are "
+            "mapped there; `--user root` stays what it is"
+        ) from None
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if has_parent:
         die_with_parent()

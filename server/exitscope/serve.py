@@ -133,6 +133,8 @@ def serve(
                 "and the collector's socket: `useradd --system exitscope` gives it a user of its own",
                 file=sys.stderr,
             )
+        if isinstance(feed, Player) and not os.access(feed.file.path, os.R_OK):
+            raise UserError(f"{user}, the user of the server, may not read {feed.file.path}: choose another --user")
         if os.geteuid() == 0:
             print("exitscope: warning: the server runs as root and needs not", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host

@@ -16,6 +16,10 @@ from .serve import CHILD_VARIABLE
 
 _EARLY_S: Final = 3.0
 """Who ends with an error so soon after the first start will not do better the second time."""
+_MISTAKES: Final = (1, 2)
+"""Exit status after a mistake that a person must mend, such as a port that is taken (cli.py)."""
+_STARTING_S: Final = 60.0
+"""A busy host may take so long to get to such a mistake."""
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _GRACE_S: Final = 5.0
 
@@ -70,7 +74,8 @@ class Child:
         lived_s = now_s - self.started_s
         self.process = None
         self.failures = 0 if status == 0 or lived_s > 60 else self.failures + 1
-        if status > 0 and self.starts == 1 and lived_s < _EARLY_S:
+        starting_s = _STARTING_S if status in _MISTAKES else _EARLY_S
+        if status > 0 and self.starts == 1 and lived_s < starting_s:
             self.given_up = True
             return status if self.essential else None
         if status != 0:

@@ -184,10 +184,10 @@ def test_which_qemus_could_be_followed(proc: FakeProc) -> None:
     for pid in ("self", 100, 102):
         table(proc, pid, TABLE, "1")
     found = survey(proc.proc)
-    assert [name for name, _ in found] == ["held", "without"]
+    assert [name for name, _ in found] == ["held (pid 100)", "without (pid 102)"]
     assert told(found) == (
-        "can be followed by QMP: none; cannot: held: another client is connected to /run/a.sock, which serves one at a "
-        "time; without: QEMU was started without a QMP monitor (-qmp)"
+        "can be followed by QMP: none; cannot: held (pid 100): another client is connected to /run/a.sock, which "
+        "serves one at a time; without (pid 102): QEMU was started without a QMP monitor (-qmp)"
     )
     assert told([]) == "no QEMU runs now"
     assert told([(f"vm-{i}", None) for i in range(5)]) == "can be followed by QMP: vm-0, vm-1, vm-2 and 2 more"

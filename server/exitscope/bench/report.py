@@ -42,7 +42,8 @@ def rows(summary: Summary) -> list[tuple[str, ...]]:
 
 def sentences(summary: Summary) -> list[str]:
     """What the table comes down to."""
-    made = f"{len(summary.runs)} of {summary.planned} runs" if not summary.complete else f"{summary.planned} runs"
+    planned = words.counted(summary.planned, "run")
+    made = planned if summary.complete else f"{len(summary.runs)} of {planned}"
     lines = [
         f"Medians (lowest–highest) of {summary.repeats} repeats in random order, {made}, {words.count(summary.pages)} "
         f"pages each, on {summary.cpus} × {summary.cpu_model or 'CPU not known'}, Linux {summary.kernel}.",
@@ -89,7 +90,7 @@ def html(summary: Summary) -> str:
         report.table(
             ("point", "recording", "records of that run"),
             [
-                (f"{run.mode}, {run.vcpus} vCPUs", run.recording or "", words.count(run.recorded or 0))
+                (f"{run.mode}, {words.counted(run.vcpus, 'vCPU')}", run.recording or "", words.count(run.recorded or 0))
                 for run in summary.runs
                 if run.recording
             ],
@@ -108,7 +109,7 @@ def _headline(summary: Summary) -> str:
         if base is not None and base.untraced_per_s
     ]
     if not ratios:
-        return f"{len(summary.points)} points measured."
+        return f"{words.counted(len(summary.points), 'point')} measured."
     listed = ", ".join(f"{words.factor(ratio)} with {words.counted(vcpus, 'vCPU')}" for vcpus, ratio in ratios)
     return f"Exit mode against uffd mode on this machine, faults per second: {listed}."
 
@@ -159,7 +160,7 @@ def _rate_figure(summary: Summary) -> report.Figure:
     traces: list[dict[str, Any]] = []
     for mode, place, points in _curves(summary):
         handlers = {point.handlers for point in points}
-        which = f", {handlers.pop()} handlers" if len(handlers) == 1 and mode == "uffd" else ""
+        which = f", {words.counted(handlers.pop(), 'handler')}" if len(handlers) == 1 and mode == "uffd" else ""
         full, pale = _MODE_COLOURS.get(mode, ("--text", "--muted"))
         for name, colour, dash, spreads in (
             ("here", full, _DASHES[place % len(_DASHES)], [(point, point.untraced_per_s) for point in points]),

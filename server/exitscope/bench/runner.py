@@ -12,7 +12,7 @@ from typing import Final
 
 from exitscope_probes.procfs import KVM_VM, Proc
 
-from .. import __version__
+from .. import __version__, words
 from ..recordings.conditions import cpu_model
 from . import files, guest, summary, tracer
 from .models import RunResult, Summary
@@ -66,7 +66,7 @@ class Bench:
                 done(run)
         finally:
             if others:
-                self.notes.append(f"{others} runs were made while another VM ran on this host: they are disturbed.")
+                self.notes.append(f"{words.counted(others, 'run')} made while another VM ran on this host: disturbed.")
             if self.results:
                 self._thin_out()
                 self.write()

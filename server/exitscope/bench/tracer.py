@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from exitscope_probes.isolated import python
 
+from ..collectorsocket import listens
 from ..errors import UserError
 from ..recordings.finish import finish
 from ..recordings.meta import RecordingMeta
@@ -28,13 +28,8 @@ _POLL_S: Final = 0.02
 
 def refuse_other_collector(path: str) -> None:
     """Raises UserError if a collector listens there: it would trace the untraced half, too."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except OSError:
-            return
-    raise UserError(f"a collector runs on {path}: it would trace the untraced runs, too; stop it first")
+    if listens(path):
+        raise UserError(f"a collector runs on {path}: it would trace the untraced runs, too; stop it first")
 
 
 @contextmanager
@@ -47,7 +42,7 @@ def collecting(directory: Path) -> Iterator[str]:
     command = python("exitscope", "collect", "--socket", path, "--only-pid-tree", str(os.getpid()))
     with tempfile.TemporaryFile() as said, child(command, subprocess.DEVNULL, said) as process:
         deadline = time.monotonic() + _START_S
-        while not _listens(path):
+        while not listens(path):
             if process.poll() is not None or time.monotonic() > deadline:
                 said.seek(0)
                 lines = said.read().decode(errors="replace").strip().splitlines()
@@ -122,15 +117,6 @@ class _Recording:
             except RuntimeError:  # it has just ended
                 return
             self._thread.join(_STOP_S)
-
-
-def _listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
 
 
 def losses(meta: RecordingMeta | None) -> dict[str, int]:

@@ -184,7 +184,7 @@ def _vcpus(comparison: Comparison) -> Figure | None:
         "One point per vCPU of the same number. Below the dotted line B is faster.",
         traces,
         layout,
-        f"p50 and p99 of {len(both)} vCPUs in A against B.",
+        f"p50 and p99 of {words.counted(len(both), 'vCPU')} in A against B.",
     )
 
 

@@ -62,7 +62,7 @@ def terminal(comparison: Comparison) -> str:
     """All of it as text."""
     lines = [comparison.verdict.sentence, *(f"  {line}" for line in comparison.verdict.details)]
     for letter, run in (("A", comparison.a), ("B", comparison.b)):
-        lines.append(f"  {letter}: {run.name}, {words.count(run.faults)} faults in {words.duration(run.active_ns)}")
+        lines.append(f"  {letter}: {run.name}, {words.counted(run.faults, 'fault')} in {words.duration(run.active_ns)}")
     for table in (figures(comparison), stages(comparison), counts(comparison), conditions(comparison)):
         lines += ["", table.title, *columns(table)]
     return "\n".join(lines)

@@ -48,7 +48,10 @@ def _verdict(outcome: Outcome, sentence: str, details: Sequence[str] = (), force
 
 
 def _too_little(a: Run, b: Run) -> str:
-    sides = " and ".join(f"{run.title} has {words.count(run.faults)} faults in {run.blocks} blocks" for run in (a, b))
+    sides = " and ".join(
+        f"{run.title} has {words.counted(run.faults, 'fault')} in {words.counted(run.blocks, 'block')}"
+        for run in (a, b)
+    )
     return (
         f"Too little to compare: {sides}; at least {MIN_FAULTS} faults in {MIN_BLOCKS} blocks of time are "
         "needed on each side."

@@ -63,7 +63,7 @@ def _at_once(report: MigrationReport) -> Figure | None:
     layout = {
         "showlegend": False,
         "xaxis": {
-            "title": {"text": f"of {found.vcpus} vCPUs stand still"},
+            "title": {"text": f"of {words.counted(found.vcpus, 'vCPU')} stand still"},
             "range": [-0.6, found.peak + 0.6],
             **whole_ticks(found.peak),
         },

@@ -65,7 +65,7 @@ def details(report: MigrationReport) -> list[str]:
         demand, background = report.fills.demand_total, report.fills.background_total
         share = demand / (demand + background)
         said.append(
-            f"{words.count(demand)} pages came because somebody waited ({words.percent(share)}), "
+            f"{words.counted(demand, 'page')} came because somebody waited ({words.percent(share)}), "
             f"{words.count(background)} ahead of need."
         )
     rows = sorted(report.vcpus, key=lambda row: row.stall_ns)
@@ -137,7 +137,7 @@ def _of_recording(report: MigrationReport, migration: Migration, meta: Recording
     recorded = sum(one.count for one in report.modes.values())
     if counted > recorded:
         said.append(
-            f"The kernel counted {words.count(counted)} faults, of which {words.count(recorded)} are recorded: "
+            f"The kernel counted {words.counted(counted, 'fault')}, of which {words.count(recorded)} are recorded: "
             "brownout, stages and the slowest faults are of these."
         )
     return said
@@ -164,7 +164,7 @@ def _of_faults(report: MigrationReport, meta: RecordingMeta, vm: RecordedVm | No
             "access on, at most a little too long; one that ran on does not."
         )
     if report.memory.unknown:
-        said.append(f"The guest address of {words.count(report.memory.unknown)} faults is not known.")
+        said.append(f"The guest address of {words.counted(report.memory.unknown, 'fault')} is not known.")
     nameless = sum(not handler.name for handler in report.handlers)
     if nameless:
         threads = "a thread" if nameless == 1 else f"{words.count(nameless)} threads"

@@ -67,7 +67,9 @@ def brownout(report: MigrationReport) -> Table:
         for count, length_ns in enumerate(found.time_at_ns)
         if length_ns
     ]
-    return Table(f"How many of {found.vcpus} vCPUs stood still at once", ("at once", "time", "share"), rows)
+    return Table(
+        f"How many of {words.counted(found.vcpus, 'vCPU')} stood still at once", ("at once", "time", "share"), rows
+    )
 
 
 def latencies(report: MigrationReport) -> Table:

@@ -12,7 +12,7 @@ _LATENCY: Final = ("count", "p50", "p90", "p99", "max")
 def terminal(summary: dict[str, Any]) -> str:
     """What `exitscope summary` prints. summary: as summary.summary() makes it."""
     window = words.duration(summary["window_ns"])
-    vms = "1 VM" if len(summary["vms"]) == 1 else f"{len(summary['vms'])} VMs"
+    vms = words.counted(len(summary["vms"]), "VM")
     title = f"{summary['name'] or summary['id']}: {window}, {vms}, from {summary['source']}"
     parts = [title + (f"\n{summary['note']}" if summary["note"] else "")]
     modes = [(mode, *_latency(one), f"{one['rate_per_s']:,.1f}") for mode, one in summary["modes"].items()]
@@ -66,11 +66,11 @@ def _migration(one: Migration) -> str:
     parts = [f"{one.kind}, {one.role} {one.vm_name} ({how}): {length}{state}"]
     if one.latency_ns.count:
         latency = f"p50 {words.duration(one.latency_ns.p50)}, p99 {words.duration(one.latency_ns.p99)}"
-        parts.append(f"{one.latency_ns.count:,} faults, {latency}")
+        parts.append(f"{words.counted(one.latency_ns.count, 'fault')}, {latency}")
     if one.fills.demand or one.fills.background:
-        parts.append(f"{one.fills.demand:,} pages on demand, {one.fills.background:,} in the background")
+        parts.append(f"{words.counted(one.fills.demand, 'page')} on demand, {one.fills.background:,} in the background")
     if one.brownout.peak:
-        still = f"{one.brownout.mean:.1f} of {one.brownout.vcpus} vCPUs stood still on average"
+        still = f"{one.brownout.mean:.1f} of {words.counted(one.brownout.vcpus, 'vCPU')} stood still on average"
         parts.append(f"{still}, {one.brownout.peak} at most")
     return "; ".join(parts)
 

@@ -19,6 +19,7 @@ from exitscope_probes.records import FAULT_DTYPE
 from exitscope_probes.wire import Kind as Frame
 from exitscope_probes.wire import Message, WireError
 
+from .. import words
 from ..lengths import end_ns
 from ..modes import user_faults
 from . import conditions
@@ -260,7 +261,9 @@ def _conclude(meta: RecordingMeta, survey: Survey) -> None:
     if lost:
         notes.append("lost: " + ", ".join(f"{n} {name}" for name, n in sorted(lost.items())))
     if expected > meta.records + max(expected // 1000, 64):
-        notes.append(f"{expected - meta.records} of {expected} faults have no record; the totals count them")
+        missing = expected - meta.records
+        have = "has" if missing == 1 else "have"
+        notes.append(f"{missing} of {words.counted(expected, 'fault')} {have} no record; the totals count them")
     meta.complete = meta.state == "finished" and not (meta.lost_ns or meta.gaps or lost)
     meta.note = "; ".join(notes)
     if survey.bye is not None and not meta.note:

@@ -71,6 +71,12 @@ class Recorder:
         self._stop_ns: int | None = None
         self._silent = False  # the collector did not say what happened until the end
 
+    @property
+    def listed(self) -> list[str]:
+        """Ids of the VMs that the collector sees; known where only one VM is recorded, once it has begun."""
+        vms = self._listed.meta.get("vms") if self._listed is not None else None
+        return [str(vm.get("id")) for vm in vms if isinstance(vm, dict)] if isinstance(vms, list) else []
+
     def stop(self, note: str = "") -> None:
         """Let `run` return once what happened until now is there."""
         self.note = self.note or note

@@ -1,0 +1,136 @@
+"""What `-o` and its kin name is written whole, or written into: nothing else is destroyed."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from exitscope.cli import main
+from exitscope.errors import UserError
+from exitscope.output import write, writing
+from exitscope.recordings.file import RecordingFile
+
+from .migration_recordings import migrated_records, write_migration
+from .recording_processes import WAIT_S, fake_collector, run
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "recording.parquet"
+    write_migration(path, migrated_records(400))
+    return path
+
+
+def commands(recording: Path, output: object) -> list[list[str]]:
+    one, to = str(recording), str(output)
+    return [
+        *(["export", one, "--format", format, "--limit", "9", "-o", to] for format in ("csv", "parquet", "perfetto")),
+        ["export", one, "--format", "parquet", "-o", to],
+        ["compare", one, one, "--html", to],
+        ["migration", one, "--html", to],
+    ]
+
+
+def exitscope(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    return done.exit_code, done.stderr
+
+
+def test_a_device_stays_one(recording: Path, tmp_path: Path) -> None:
+    for name in ("/dev/null", "/dev/full"):
+        for command in commands(recording, name)[:: 1 if name == "/dev/full" else 4]:
+            status, errors = exitscope(*command)
+            full = "" if name == "/dev/null" else f"exitscope: cannot write {name}: No space left on device\n"
+            assert (status, errors) == (1 if full else 0, full), command
+            assert stat.S_ISCHR(os.stat(name).st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["recording.parquet"]
+
+
+def test_a_fifo_stays_one_and_gets_all(recording: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for command in commands(recording, fifo):
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda got=got: got.append(fifo.read_bytes()))
+        reader.start()
+        assert exitscope(*command) == (0, "")
+        reader.join(WAIT_S)
+        assert len(got[0]) > 500, command
+        assert stat.S_ISFIFO(fifo.lstat().st_mode)
+
+
+def test_a_link_stays_one_and_its_file_is_replaced(recording: Path, tmp_path: Path) -> None:
+    target, link, second = tmp_path / "there" / "target", tmp_path / "link", tmp_path / "second"
+    target.parent.mkdir()
+    link.symlink_to("there/target")
+    second.symlink_to(link)
+    for command in commands(recording, second):
+        assert exitscope(*command) == (0, ""), command  # the first time the link leads nowhere yet
+        assert (link.is_symlink(), second.is_symlink(), target.stat().st_size > 500) == (True, True, True)
+        assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text("before")
+    path.chmod(0o640)
+    with pytest.raises(RuntimeError), writing(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("before", [path])
+    write(path, "after")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode), list(tmp_path.iterdir())) == ("after", 0o640, [path])
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    wrong = {tmp_path: "it is a directory", tmp_path / "a": "too many links", tmp_path / "n/o": "No such"}
+    for path, words in wrong.items():
+        with pytest.raises(UserError, match=f"cannot write .*{words}"):
+            write(path, "")
+
+
+def test_an_open_descriptor_is_written_to(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb+") as file:
+        file.write(b"before ")
+        file.flush()
+        write(f"/proc/self/fd/{file.fileno()}", "after")
+    assert (tmp_path / "log").read_text() == "before after"
+
+
+@pytest.mark.needs("root")
+def test_another_users_link_in_a_shared_directory_is_not_followed(tmp_path: Path) -> None:
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    victim.write_text("precious")
+    (shared / "report").symlink_to(victim)
+    os.chown(shared / "report", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(UserError, match="another user's link"):
+        write(shared / "report", "")
+    assert victim.read_text() == "precious"
+
+
+def test_a_recording_into_a_fifo_and_into_a_full_device(tmp_path: Path) -> None:
+    fifo, link, kept = tmp_path / "fifo", tmp_path / "link.parquet", tmp_path / "kept.parquet"
+    os.mkfifo(fifo)
+    link.symlink_to("target.parquet")
+    with fake_collector(tmp_path / "c.sock"):
+        record = ("-m", "exitscope", "record", "--socket", tmp_path / "c.sock")
+        into = [run(*record, "-o", name, "--", "sleep", "0.5") for name in (fifo, "/dev/full", link)]
+        kept.write_bytes(fifo.read_bytes())
+        said = [process.communicate(timeout=WAIT_S)[1].decode() for process in into]
+    assert [process.returncode for process in into] == [0, 1, 0], said
+    assert RecordingFile.open(kept).meta.records > 100
+    assert RecordingFile.open(tmp_path / "target.parquet").meta.records > 100
+    assert (stat.S_ISFIFO(fifo.lstat().st_mode), link.is_symlink()) == (True, True)
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode) and not Path("/dev/full.spool").exists()
+    message, _, saved = said[1].splitlines()[-1].partition("; what was recorded is in ")
+    assert message == "exitscope: cannot write /dev/full: No space left on device"
+    assert RecordingFile.open(saved).meta.records > 100
+    Path(saved).unlink()
+    Path(saved).parent.rmdir()
