@@ -15,7 +15,7 @@ from .aggregate import Aggregate
 from .alarms.alarms import Alarms
 from .errors import ApiError
 from .hub import MAX_CLIENTS, MAX_ID, Client
-from .metrics import collected
+from .metrics import Detail, collected
 from .scrapes import CONTENT_TYPE, Scrapes
 from .source import Status
 from .switch import Switch
@@ -182,7 +182,8 @@ async def loss(request: Request) -> models.Loss:
 async def metrics(request: Request) -> Response:
     """The source's totals for Prometheus, in its text format, also during a replay; no guest addresses."""
     at = services(request)
-    families = collected(at.live, at.live_status, at.hub, at.live_alarms)
+    detail: Detail = request.app.state.detail
+    families = collected(at.live, at.live_status, at.hub, at.live_alarms, detail)
     text = await at.scrapes.text(families)
     return Response(text, headers={"content-type": CONTENT_TYPE})
 

@@ -24,6 +24,7 @@ from .autorecord import AutoRecorder
 from .bodies import Bodies
 from .docs import render
 from .heads import Heads
+from .metrics import FEW, Detail
 from .recordings.library import Library, Limits
 from .security import Guard
 from .settings import default_recordings
@@ -39,11 +40,12 @@ def create_app(
     library: Library | None = None,
     alarm_limits: AlarmLimits | None = None,
     auto_record: bool = False,
+    detail: Detail = FEW,
 ) -> FastAPI:
     """The ASGI app; it reads the source while it runs. Raises UserError if the page's files are missing.
 
     library: of recordings; one that cannot record if None. alarm_limits: the defaults if None. auto_record: record each
-    migration into the library.
+    migration into the library. detail: how much /metrics says.
     """
     library = library or Library(default_recordings(), Limits(), None)
     switch, works = Switch(source, alarm_limits), Works()
@@ -79,6 +81,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.detail = detail
     app.state.services = Services(switch, works)
     app.state.switch = switch
     app.state.library = library

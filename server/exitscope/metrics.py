@@ -1,6 +1,8 @@
 """The totals in Prometheus's text format. No guest address is in it."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 import numpy as np
@@ -31,22 +33,51 @@ from .window import NS_PER_S
 
 _OCTAVE: Final = 16  # buckets per power of two
 _FIRST: Final = 5 * _OCTAVE  # bucket that begins at 1.024 µs
-_BOUNDS: Final = tuple(range(_FIRST, BUCKETS, _OCTAVE))
-_EDGES_S: Final = bucket_floor_ns().astype(np.float64) / 1e9
+_LAST: Final = 31 * _OCTAVE  # at 68.7 s
+_TOLD_NS: Final = 300 * NS_PER_S
+"""So long a VM that has ended is told of: as far back as the rule of VMs that died looks."""
 
 
-def exposition(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> tuple[bytes, str]:
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """How much is said. buckets: of latencies, few or exact (every edge of ours); per: vcpu, or vm."""
+
+    buckets: str = "few"
+    per: str = "vcpu"
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Buckets whose begins are bounds, the same for every VM at all times: few are a power of four apart."""
+        return tuple(range(1, BUCKETS)) if self.buckets == "exact" else tuple(range(_FIRST, _LAST + 1, 2 * _OCTAVE))
+
+
+FEW: Final = Detail()
+
+
+def _upper_s(bound: int) -> str:
+    """`le` is inclusive, and a bucket's begin belongs to it: 1 ns less."""
+    return f"{Decimal(int(_FLOOR_NS[bound]) - 1).scaleb(-9):f}".rstrip("0").rstrip(".")
+
+
+_FLOOR_NS: Final = bucket_floor_ns()
+_UPPER_S: Final = ("0", *(_upper_s(bound) for bound in range(1, BUCKETS)))
+
+
+def exposition(
+    aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms, detail: Detail = FEW
+) -> tuple[bytes, str]:
     """The text, and its content type."""
-    return rendered(collected(aggregate, status, hub, alarms)), CONTENT_TYPE
+    return rendered(collected(aggregate, status, hub, alarms, detail)), CONTENT_TYPE
 
 
-def collected(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> Iterable[Metric]:
+def collected(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms, detail: Detail = FEW) -> Iterable[Metric]:
     """Every metric, from the state as it is while they are taken."""
-    return _Totals(aggregate, status, hub, alarms).collect()
+    return _Totals(aggregate, status, hub, alarms, detail).collect()
 
 
 class _Totals:
-    def __init__(self, aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms) -> None:
+    def __init__(self, aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms, detail: Detail) -> None:
+        self._detail = detail
         self._aggregate = aggregate
         self._status = status
         self._hub = hub
@@ -72,17 +103,26 @@ class _Totals:
             lost.add_metric([where], count)
         yield lost
         yield GaugeMetricFamily("exitscope_clients", "Pages connected now.", len(self._hub.clients))
-        listed, running = list(self._aggregate.vms), self._aggregate.vms.running()
-        yield from self._vms(listed)
-        yield from alarm_metrics(self._alarms, listed)
+        running = self._aggregate.vms.running()
+        ended = [vm for vm in self._aggregate.vms if vm.gone_ns and self._aggregate.time_ns - vm.gone_ns < _TOLD_NS]
+        yield from self._there([*ended, *running])
+        yield from self._vms(running)
+        yield from alarm_metrics(self._alarms, running, ended)
         yield from waiting_metrics(self._aggregate, self._alarms, running)
         yield from migration_metrics(self._aggregate, running)
 
-    def _vms(self, vms: list[Vm]) -> Iterator[Metric]:
+    def _there(self, vms: list[Vm]) -> Iterator[Metric]:
+        """Which VMs there are, and were a moment ago."""
         running = GaugeMetricFamily(
             "exitscope_vm_running", "1 if the VM runs, 0 if it has ended.", labels=["vm", "name"]
         )
         named = InfoMetricFamily("exitscope_vm", "What the VM is called.", labels=["vm"])
+        for vm in vms:
+            running.add_metric([vm.id, vm.peer.name or ""], float(vm.gone_ns is None))
+            named.add_metric([vm.id], _called(vm))
+        yield from (running, named)
+
+    def _vms(self, vms: list[Vm]) -> Iterator[Metric]:
         stages = SummaryMetricFamily(
             "exitscope_fault_stage_seconds",
             "Time that faults spent in each stage, by the stages' family: uffd, exit or async.",
@@ -96,8 +136,11 @@ class _Totals:
             "From the access until the vCPU runs again.",
             labels=["vm", "mode"],
         )
+        per_vcpu = self._detail.per == "vcpu"
         stall = CounterMetricFamily(
-            "exitscope_stall_seconds", "Time that the vCPU stood still in faults.", labels=["vm", "vcpu"]
+            "exitscope_stall_seconds",
+            "Time that the vCPU, or all of the VM's together, stood still in faults.",
+            labels=["vm", "vcpu"] if per_vcpu else ["vm"],
         )
         exits = CounterMetricFamily(
             "exitscope_exits",
@@ -119,8 +162,6 @@ class _Totals:
         )
         failed = CounterMetricFamily("exitscope_fills_failed", "Fills that returned an error.", labels=["vm"])
         for vm in vms:
-            running.add_metric([vm.id, vm.peer.name or ""], float(vm.gone_ns is None))
-            named.add_metric([vm.id], _called(vm))
             totals = vm.totals(self._aggregate.rows)
             for number, (family, stage) in enumerate(STAGE_SERIES, len(MODES)):
                 if times := int(totals["series"]["count"][:, number].sum()):
@@ -133,10 +174,15 @@ class _Totals:
             for reason, exited in self._aggregate.hardware.ever(vm.vcpu_rows()).items():
                 hardware.add_metric([vm.id, reason], exited["count"])
                 hardware_time.add_metric([vm.id, reason], exited["sum_ns"] / NS_PER_S)
-            for vcpu, row in sorted(vm.rows.items()):
-                if vcpu != VCPU_OTHER:
-                    stood = int(self._aggregate.scalars.now[row, STALL_NS])
-                    stall.add_metric([vm.id, str(vcpu)], stood / NS_PER_S)
+            stood = {
+                vcpu: int(self._aggregate.scalars.now[row, STALL_NS]) / NS_PER_S
+                for vcpu, row in sorted(vm.rows.items())
+                if vcpu != VCPU_OTHER
+            }
+            for labels, value in (
+                [([str(vcpu)], value) for vcpu, value in stood.items()] if per_vcpu else [([], sum(stood.values()))]
+            ):
+                stall.add_metric([vm.id, *labels], value)
             filled = self._aggregate.fills.now[vm.row]
             for kind, cells in (("demand", filled[DEMAND]), ("background", filled[BACKGROUND])):
                 for resolver, count in zip(RESOLVERS, cells.tolist(), strict=True):
@@ -144,7 +190,7 @@ class _Totals:
                         fills.add_metric([vm.id, kind, resolver], count)
             failed.add_metric([vm.id], int(filled[FAILED]))
             self._latency(latency, vm, totals)
-        yield from (running, named, faults, latency, stages, stall, exits, hardware, hardware_time, fills, failed)
+        yield from (faults, latency, stages, stall, exits, hardware, hardware_time, fills, failed)
 
     def _latency(self, family: HistogramMetricFamily, vm: Vm, totals: npt.NDArray[np.void]) -> None:
         rows = [row for vcpu, row in vm.rows.items() if vcpu != VCPU_OTHER]
@@ -159,7 +205,7 @@ class _Totals:
                 if cell // HISTOGRAM_WIDTH in rows and 0 <= column < BUCKETS:
                     histogram[column] += times << 32
             below = np.cumsum(histogram)
-            bounds = [(f"{_EDGES_S[bound]:.9g}", float(below[bound - 1])) for bound in _BOUNDS]
+            bounds = [(_UPPER_S[bound], float(below[bound - 1])) for bound in self._detail.bounds]
             # Counts and buckets are read one after the other: +Inf must not be below the last bound.
             bounds.append(("+Inf", float(max(count, below[-1]))))
             sum_s = int(totals["series"]["sum_ns"][:, number].sum()) / NS_PER_S

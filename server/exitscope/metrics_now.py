@@ -14,22 +14,28 @@ _BUSY_NS: Final = 10 * NS_PER_S
 _KINDS: Final = ("postcopy", "precopy", "page-in")
 
 
-def alarm_metrics(alarms: Alarms, vms: list[Vm]) -> Iterator[Metric]:
-    """Every alarm, 0 or 1, so that one that has ended is told from one that is not watched."""
-    active = alarms.active
+def alarm_metrics(alarms: Alarms, running: list[Vm], ended: list[Vm]) -> Iterator[Metric]:
+    """Every alarm, 0 or 1, so that one that has ended is told from one that is not watched.
+
+    Of VMs that have ended only those that were raised.
+    """
+    active, raised = alarms.active, alarms.raised
     gauge = GaugeMetricFamily(
         "exitscope_alarm", "1 while the alarm is active; vm is empty if it is about all VMs.", labels=["alarm", "vm"]
     )
     for kind in OF_ALL:
         gauge.add_metric([kind, ""], float((kind, None) in active))
-    for vm in vms:
+    for vm in (*running, *ended):
         for kind in OF_A_VM:
-            gauge.add_metric([kind, vm.id], float((kind, vm.id) in active))
+            if vm.gone_ns is None or (kind, vm.id) in raised:
+                gauge.add_metric([kind, vm.id], float((kind, vm.id) in active))
     yield gauge
-    raised = CounterMetricFamily("exitscope_alarms_raised", "Times that the alarm was raised.", labels=["alarm", "vm"])
-    for (kind, vm_id), times in alarms.raised.items():
-        raised.add_metric([kind, vm_id or ""], times)
-    yield raised
+    told = {None, *(vm.id for vm in (*running, *ended))}
+    counter = CounterMetricFamily("exitscope_alarms_raised", "Times that the alarm was raised.", labels=["alarm", "vm"])
+    for (kind, vm_id), times in raised.items():
+        if vm_id in told:
+            counter.add_metric([kind, vm_id or ""], times)
+    yield counter
 
 
 def waiting_metrics(aggregate: Aggregate, alarms: Alarms, running: list[Vm]) -> Iterator[Metric]:

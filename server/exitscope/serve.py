@@ -22,6 +22,7 @@ from .connections import connections_of
 from .descriptors import BACKLOG, connections_allowed, raise_limit
 from .errors import UserError
 from .mallocs import give_back_early
+from .metrics import Detail
 from .privileges import drop_to, own_directory
 from .quietlog import Seldom
 from .recordings.library import Library, Limits
@@ -100,6 +101,9 @@ def serve(
     alarm_stall: str = "1s",
     alarm_fault: str = "5s",
     alarm_handler: str = "1s",
+    alarm_vm_stall: int = 50,
+    metrics_buckets: str = "few",
+    metrics_per: str = "vcpu",
 ) -> None:
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     give_back_early()
@@ -116,8 +120,11 @@ def serve(
     port = listening.getsockname()[1]
     limits = Limits(recordings_max_bytes, nanoseconds(recordings_max_age))
     library = Library(recordings or default_recordings(), limits, None if source else socket_path)
-    alarm_limits = AlarmLimits(*map(nanoseconds, (alarm_stall, alarm_fault, alarm_handler)))
-    app = create_app(feed, (*allow_host, host), library, alarm_limits, auto_record)
+    alarm_limits = AlarmLimits(
+        nanoseconds(alarm_stall), nanoseconds(alarm_fault), nanoseconds(alarm_handler), alarm_vm_stall
+    )
+    detail = Detail(buckets=metrics_buckets, per=metrics_per)
+    app = create_app(feed, (*allow_host, host), library, alarm_limits, auto_record, detail)
     config = server_config(app)
     config.load()
     importlib.import_module(

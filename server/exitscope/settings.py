@@ -159,6 +159,27 @@ SETTINGS: Final[dict[str, click.Option]] = {
             type=Duration(),
             help="Alarm when vCPUs wait and nothing is read or filled for longer. 0: never.",
         ),
+        _setting(
+            "--alarm-vm-stall",
+            default=50,
+            show_default=True,
+            type=click.IntRange(0, 100),
+            help="Alarm when a VM's vCPUs together stand still for more percent of the last 10 s. 0: never.",
+        ),
+        _setting(
+            "--metrics-buckets",
+            default="few",
+            show_default=True,
+            type=click.Choice(["few", "exact"]),
+            help="Latency buckets in /metrics; exact: all 592, for convert_classic_histograms_to_nhcb in Prometheus.",
+        ),
+        _setting(
+            "--metrics-per",
+            default="vcpu",
+            show_default=True,
+            type=click.Choice(["vcpu", "vm"]),
+            help="Whether /metrics has a series for each vCPU, or one for each VM.",
+        ),
         _setting("--source", type=click.Path(), help="Replay this recording instead of the collector."),
         _setting("--replay-reason", help="Why a replay is shown; the page says it."),
         *map(_of_the_collector, OPTIONS.values()),
@@ -177,6 +198,9 @@ SERVER: Final = (
     "alarm_stall",
     "alarm_fault",
     "alarm_handler",
+    "alarm_vm_stall",
+    "metrics_buckets",
+    "metrics_per",
 )
 COLLECTOR: Final = tuple(OPTIONS)
 

@@ -117,8 +117,8 @@ class Unanswered:
                 life.by_totals.filled(life.filled_ns)
                 life.by_records.filled(life.filled_ns)
 
-    def never_ended(self, number: int) -> int:
-        """Faults of this VM, which has ended, whose vCPU ended first.
+    def never_ended(self, number: int, gone: bool = True) -> int:
+        """Faults of this VM whose vCPU ended first. gone: whether the VM has ended.
 
         The ledger counts those that were too short to be seen open, of all VMs together: they are this VM's if no other
         one's vCPUs ended in that time. Where the ends of threads are not seen, faults that are open stand for them.
@@ -126,7 +126,7 @@ class Unanswered:
         life = self._lives.get(number)
         if life is None:
             return 0
-        if not self._sees_ends:
+        if gone and not self._sees_ends:
             return sum(life.seen_ns - begin_ns > OPEN_NS for _, begin_ns in life.seen.open_ns)
         return max(life.stuck, life.unmatched)
 

@@ -245,3 +245,51 @@ def test_words() -> None:
         "1 fault", "12,345 faults", "2 threads")  # fmt: skip
     assert [names(list("abcdef"[:n])) for n in (1, 2, 3, 4, 6)] == [
         "a", "a and b", "a, b and c", "a, b, c and d", "a, b, c and 3 others"]  # fmt: skip
+
+
+def test_a_vm_that_stands_still_in_many_short_faults() -> None:
+    """97 % of its time, in faults of 50 ms each: none of them is long."""
+    scene = scene_of(4)
+    vm = scene.feeder.vms[1]
+    idle = scene.feeder.add_vm(2, 2, id="two")
+
+    def second(busy_ms: int) -> None:
+        for vcpu in range(4):
+            scene.feeder.fault(vm, vcpu, busy_ms * MS // 20, 20)
+        scene.feeder.fault(idle, 0, 10 * MS, 10)
+        scene.go(1)
+
+    for _ in range(4):
+        second(970)
+    assert scene.active == [], "a short burst is none"
+    for _ in range(8):
+        second(970)
+    alarm = scene.one("vm_stalled")
+    assert (alarm.vm, alarm.severity, alarm.limit_ns) == ("one", "warning", 5 * S)
+    assert alarm.value_ns == pytest.approx(9.7 * S, rel=0.03)
+    assert alarm.message == "The 4 vCPUs of fake stood still for 97 % of the last 10 s, waiting for pages."
+    assert scene.kinds == ["vm_stalled"]
+    for _ in range(12):
+        second(300)
+    assert scene.kinds == []
+
+
+@pytest.mark.parametrize(("percent", "kinds"), [(0, []), (90, []), (60, ["vm_stalled"])])
+def test_the_limit_of_a_vms_stall(percent: int, kinds: list[str]) -> None:
+    scene = scene_of(1, limits=Limits(vm_stall_percent=percent))
+    for _ in range(12):
+        scene.feeder.fault(scene.feeder.vms[1], 0, 80 * MS, 10)
+        scene.go(1)
+    assert scene.kinds == kinds
+
+
+def test_a_vcpu_that_is_kicked_stays_in_its_fault() -> None:
+    """Its signal handler runs ever again, and the same page is missing ever since."""
+    scene = scene_of(1)
+    vm = scene.feeder.vms[1]
+    scene.wait(vm, 0)
+    for _ in range(40):
+        scene.feeder.exit(vm, 0, "EINTR")
+        scene.go(0.2)
+    assert scene.kinds == ["oldest_fault", "vcpu_stalled"]
+    assert scene.one("oldest_fault").value_ns == 8 * S

@@ -115,11 +115,14 @@ def test_a_replay_has_the_alarms_of_its_run_and_metrics_those_of_the_source(tmp_
     ("given", "limits"),
     [
         ({}, Limits()),
-        ({"alarm_stall": "300ms", "alarm_fault": "0", "alarm_handler": "2m"}, Limits(300 * MS, 0, 120 * S)),
+        (
+            {"alarm_stall": "300ms", "alarm_fault": "0", "alarm_handler": "2m", "alarm_vm_stall": 90},
+            Limits(300 * MS, 0, 120 * S, 90),
+        ),
     ],
 )
 def test_the_settings_reach_the_rules(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], limits: Limits
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, Any], limits: Limits
 ) -> None:
     seen: list[Limits] = []
 
@@ -129,7 +132,7 @@ def test_the_settings_reach_the_rules(
 
     monkeypatch.setattr(serve, "create_app", stop)
     with pytest.raises(UserError, match="enough"):
-        serve.serve("127.0.0.1", 0, (), None, str(tmp_path / "none"), None, None, str(tmp_path), **given)  # type: ignore[arg-type]
+        serve.serve("127.0.0.1", 0, (), None, str(tmp_path / "none"), None, None, str(tmp_path), **given)
     assert seen == [limits]
 
 

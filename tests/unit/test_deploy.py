@@ -132,7 +132,7 @@ def test_every_alarm_has_an_alert_of_its_severity() -> None:
     alerts = {kind: rule for rule in rules() for kind in re.findall(r'alarm="(\w+)"', rule["expr"])}
     assert alerts.keys() == {*OF_A_VM, *OF_ALL}
     warnings = {kind for kind, rule in alerts.items() if rule["labels"]["severity"] == "warning"}
-    assert warnings == {"vcpu_stalled", "records_lost", "not_recorded"}
+    assert warnings == {"vcpu_stalled", "vm_stalled", "records_lost", "not_recorded"}
 
 
 UNITS = (

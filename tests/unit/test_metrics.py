@@ -10,18 +10,21 @@ from exitscope import __version__
 from exitscope.aggregate import Aggregate
 from exitscope.alarms.alarms import OF_A_VM, OF_ALL, Alarms
 from exitscope.hub import Hub
-from exitscope.metrics import exposition
+from exitscope.metrics import FEW, Detail, exposition
 from exitscope.source import Status
-from exitscope_probes.records import MODES, STAGE_SERIES, VCPU_OTHER
+from exitscope_probes.histogram import BUCKETS, bucket_floor_ns
+from exitscope_probes.records import MODE_UFFD, MODES, STAGE_SERIES, VCPU_OTHER
 from exitscope_probes.wire import Kind, Message
 
 from .alarm_scene import MS, Scene, thread
 from .frames import Feeder, S
 
 
-def samples(aggregate: Aggregate, alarms: Alarms | None = None) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(
+    aggregate: Aggregate, alarms: Alarms | None = None, detail: Detail = FEW
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     status = Status("live", connected=True, data_ns=1)
-    text, content_type = exposition(aggregate, status, Hub(aggregate, status), alarms or Alarms())
+    text, content_type = exposition(aggregate, status, Hub(aggregate, status), alarms or Alarms(), detail)
     assert content_type.startswith("text/plain")
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -87,7 +90,7 @@ def test_a_bucket_beyond_32_bits_is_exact(feeder: Feeder) -> None:
     labels = (("mode", "uffd"), ("vm", "one"))
     assert found["exitscope_fault_latency_seconds_count", labels] == 5 * 2**32 + 107
     assert {value for (name, _), value in found.items() if name.endswith("_bucket")} >= {5 * 2**32 + 107.0}
-    below = [value for (_, label), value in found.items() if dict(label).get("le") == "68.7194767"]
+    below = [value for (_, label), value in found.items() if dict(label).get("le") == "68.719476735"]
     assert below == [5 * 2**32 + 107]
 
 
@@ -100,6 +103,59 @@ def test_of_a_replay_nothing_passes_for_this_host(feeder: Feeder) -> None:
         "exitscope_source_up": ({"kind": "replay"}, 0),
         "exitscope_info": ({"version": __version__, "host": "", "kernel": "", "only": ""}, 1),
     }
+
+
+def buckets_of(found: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> dict[str, float]:
+    return {
+        dict(label)["le"]: value for (name, label), value in found.items() if name.endswith("latency_seconds_bucket")
+    }
+
+
+@pytest.mark.parametrize("buckets", ["few", "exact"])
+def test_a_bound_is_the_last_nanosecond_of_its_bucket(buckets: str) -> None:
+    """`le` is inclusive: what takes 1,024 ns belongs to the next bucket, what takes 1,023 ns does not."""
+    feeder = Feeder()
+    vm = feeder.add_vm(1, 1, id="one")
+    feeder.fault(vm, 0, 1023, 3)
+    feeder.fault(vm, 0, 1024, 5)
+    feeder.fault(vm, 0, 4095, 7)
+    found = buckets_of(samples(fed(feeder.welcome()), detail=Detail(buckets=buckets)))
+    assert (found["0.000001023"], found["0.000004095"], found["+Inf"]) == (3, 15, 15)
+
+
+def test_exact_buckets_are_the_kernels_own_and_the_same_for_all(feeder: Feeder) -> None:
+    found = buckets_of(samples(fed(feeder.welcome()), detail=Detail(buckets="exact")))
+    edges_ns = [round(float(le) * 1e9) + 1 for le in found if le != "+Inf"]
+    assert edges_ns == bucket_floor_ns()[1:BUCKETS].tolist()
+    assert len(buckets_of(samples(fed(feeder.welcome())))) == 15
+    counts = list(found.values())
+    inside = [high - low for low, high in zip([0.0, *counts], counts, strict=False)]
+    assert inside == feeder.buckets[[feeder.vms[1].slots[0], feeder.vms[1].slots[1]], MODE_UFFD].sum(axis=0).tolist()
+
+
+def test_vcpus_may_be_left_out(feeder: Feeder) -> None:
+    found = samples(fed(feeder.welcome()), detail=Detail(per="vm"))
+    assert found["exitscope_stall_seconds_total", (("vm", "one"),)] == pytest.approx(0.048)
+    assert not any("vcpu" in dict(labels) for _, labels in found)
+
+
+def test_of_a_vm_that_has_ended_its_name_and_alarms_remain_for_a_while() -> None:
+    scene = busy()
+    scene.kill(scene.feeder.vms[1])
+    scene.go(2)
+    found = samples(scene.aggregate, scene.alarms)
+    mine = {(name, dict(labels).get("alarm")) for name, labels in found if ("vm", "one") in labels}
+    raised = {"oldest_fault", "vcpu_stalled", "handler_stuck", "vm_died"}
+    told = {"exitscope_alarm", "exitscope_alarms_raised_total"}
+    assert mine == {("exitscope_vm_running", None), ("exitscope_vm_info", None)} | {
+        (a, b) for a in told for b in raised
+    }
+    assert found["exitscope_vm_running", (("name", "fake"), ("vm", "one"))] == 0
+    assert found["exitscope_alarm", (("alarm", "vm_died"), ("vm", "one"))] == 1
+    scene.feeder.remove_vm(1)
+    scene.feeder.time_ns += 300 * S
+    scene.go(1)
+    assert not any(("vm", "one") in labels for _, labels in samples(scene.aggregate, scene.alarms))
 
 
 def test_no_address_of_a_guest_is_in_the_metrics(feeder: Feeder) -> None:

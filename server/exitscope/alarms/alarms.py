@@ -14,7 +14,7 @@ from .models import Alarm, Kind, OldestFault
 from .models import Alarms as Listed
 from .recordings import not_recorded
 from .sight import Sight
-from .stall import oldest_fault, vcpu_stalled
+from .stall import VmStalls, oldest_fault, vcpu_stalled
 
 MAX_SHOWN: Final = 64
 
@@ -23,6 +23,7 @@ OF_A_VM: Final[tuple[Kind, ...]] = (
     "handler_gone",
     "handler_stuck",
     "vcpu_stalled",
+    "vm_stalled",
     "async_livelock",
     "vm_died",
 )
@@ -43,6 +44,7 @@ class Alarms:
         self._looked_ns = 0
         self._waits: list[OldestFault] = []
         self.waiting: dict[str, int] = {}  # VM id -> its vCPUs in a fault, if there are any
+        self._stalls = VmStalls()
         self._livelock, self._losses, self._handlers, self._deaths = Livelock(), Losses(), Handlers(), Deaths()
 
     def look(self, aggregate: Aggregate, status: Status, now_ns: int, unrecorded: str | None = None) -> None:
@@ -93,6 +95,7 @@ class Alarms:
     def _findings(self, sight: Sight) -> list[Finding]:
         return [
             *vcpu_stalled(sight),
+            *self._stalls.look(sight),
             *oldest_fault(sight),
             *self._handlers.look(sight),
             *self._livelock.look(sight),

@@ -14,11 +14,16 @@ SHOWN_NS: Final = 30_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths of time in ns; NEVER: no such alarm. stall: of a vCPU; fault: unresolved; handler: without progress."""
+    """Lengths of time in ns, and a share in percent; NEVER: no such alarm.
+
+    stall: of a vCPU in one fault; fault: unresolved; handler: without progress; vm_stall: of the time of all of a VM's
+    vCPUs.
+    """
 
     stall_ns: int = 1_000_000_000
     fault_ns: int = 5_000_000_000
     handler_ns: int = 1_000_000_000
+    vm_stall_percent: int = 50
 
 
 @dataclass(frozen=True, slots=True)

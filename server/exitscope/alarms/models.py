@@ -9,6 +9,7 @@ Kind = Literal[
     "handler_gone",
     "handler_stuck",
     "vcpu_stalled",
+    "vm_stalled",
     "async_livelock",
     "records_lost",
     "vm_died",
@@ -24,11 +25,13 @@ class Alarm(BaseModel):
     id: str = Field(description="Name of this alarm, the same for as long as it is listed.")
     kind: Kind = Field(
         description="oldest_fault: a fault is unresolved for longer than --alarm-fault; handler_gone: who resolves a "
-        "VM's faults has vanished; handler_stuck: faults wait, and nothing was read or filled for longer than "
-        "--alarm-handler; vcpu_stalled: vCPUs stand still for longer than --alarm-stall; async_livelock: async page "
-        "faults are tried again and again, and no page comes; records_lost: data are being lost (see /loss); vm_died: "
-        "a VM ended amid a fault or a migration; source_lost: the collector says nothing any more; "
-        "not_recorded: --auto-record is on, and no recording can be written."
+        "VM's faults has vanished, or its userfaultfd was closed under a waiter; handler_stuck: faults wait, and "
+        "nothing was read or filled for longer than --alarm-handler; vcpu_stalled: vCPUs stand still for longer than "
+        "--alarm-stall; vm_stalled: all vCPUs of a VM together stand still for more of their time than "
+        "--alarm-vm-stall, however short each fault is; async_livelock: async page faults are tried again and again, "
+        "and no page comes; records_lost: data are being lost (see /loss); vm_died: a VM ended amid a fault or a "
+        "migration; source_lost: the collector says nothing any more; not_recorded: --auto-record is on, and no "
+        "recording can be written."
     )
     vm: str | None = Field(description="Id of the VM; null if it is about all of them.")
     vm_name: str | None = Field(description="Name of the VM for a person.")

@@ -277,9 +277,11 @@ class Tracker:
     def _judged(self, vm: Vm, course: Course, closing: Closing) -> Closing:
         """How it has ended, now that all is counted: that nobody waits is no success if nobody was answered."""
         unfilled = self._unanswered.unfilled(vm.number)
-        if closing.said or not unfilled or course.role == "source":
+        unfinished = self._unanswered.never_ended(vm.number, vm.gone_ns is not None)
+        if closing.said or course.role == "source" or not (unfilled or unfinished):
             return closing
-        return replace(closing, state="failed", why=f"{closing.why} {words.unfilled(unfilled)}")
+        why = words.unfilled(unfilled) if unfilled else words.unfinished(unfinished)
+        return replace(closing, state="failed", why=f"{closing.why} {why}")
 
     def _gone(self, vm: Vm, watch: Watch, course: Course) -> None:
         closing = course.closing
@@ -297,7 +299,9 @@ class Tracker:
             after_ns = (vm.gone_ns or 0) - course.last_sign_ns
             why = words.gone(after_ns, unfinished, watch.uffds, status_then)
             closing = Closing(state, course.last_sign_ns, why, self._time_ns)
-        self._end(watch, course, self._judged(vm, course, closing), idle=False)
+        self._end(
+            watch, course, closing if closing.state == "failed" else self._judged(vm, course, closing), idle=False
+        )
 
     def _end(self, watch: Watch, course: Course, closing: Closing, idle: bool) -> None:
         # The last fill is the end of a destination; what QEMU says is said when it is asked.

@@ -75,6 +75,11 @@ def unfilled(faults: int) -> str:
     )
 
 
+def unfinished(faults: int) -> str:
+    """Their vCPUs ended first."""
+    return f"{counted(faults, 'fault')} never ended: the vCPU did."
+
+
 def other_side(state: str) -> str:
     """What is known of the destination of a source that went away."""
     known = {"completed": "has all of it", "failed": "has failed", "active": "was still waiting for pages"}
