@@ -1,6 +1,8 @@
 // @ts-check
 /** The REST API: JSON in and out, and errors as the server words them. */
 
+import { parse } from './foreign.mjs';
+
 /** What the server refused, or that it did not answer. `status` 0: no answer. */
 export class ApiFailure extends Error {
   /** @param {number} status @param {string} message @param {string} [hint] @param {string} [code] */
@@ -43,7 +45,7 @@ async function ask(method, url, body) {
   const text = await answer.text();
   let data = null;
   try {
-    data = text ? JSON.parse(text) : null;
+    data = text ? parse(text) : null;
   } catch { /* not JSON: only its status counts */ }
   if (answer.ok) return data;
   const { message, hint, code } = data?.error ?? {};

@@ -4,6 +4,7 @@ import { byId, make, setText } from './dom.mjs';
 import { stageModes } from './charts/stages.mjs';
 import { placed } from './charts/bars.mjs';
 import { age, compact, count, covered, duration, NONE, rate, share, span } from './format.mjs';
+import { shownVm } from './gaps.mjs';
 import { LONG_NS, openFaults } from './open.mjs';
 import { focusOf, isActive, stalledShare } from './phases.mjs';
 import { groupOf } from './sentences.mjs';
@@ -34,9 +35,10 @@ export function showHeadline(frame) {
     put(`row-${mode}-p99`, duration(values?.count ? values.p99 || null : null));
   }
   showStalls(frame);
-  put('queue-pending', compact(frame.queue?.pending));
-  put('queue-total', `of ${compact(frame.queue?.total)} waiting`);
-  put('queue-outstanding', `${compact(frame.queue?.outstanding)} being served`);
+  const queue = shownVm(frame)?.unreadable ? {} : frame.queue;
+  put('queue-pending', compact(queue?.pending));
+  put('queue-total', `of ${compact(queue?.total)} waiting`);
+  put('queue-outstanding', `${compact(queue?.outstanding)} being served`);
   showFills(frame);
 }
 

@@ -3,7 +3,8 @@
 import { AlarmStrip } from './alarms.mjs';
 import { ALL, hashOf, showPicker, startControls, WINDOWS_NS } from './controls.mjs';
 import { byId, latch } from './dom.mjs';
-import { covered, span } from './format.mjs';
+import { span } from './format.mjs';
+import { gapOf, shownVm } from './gaps.mjs';
 import { showLedger } from './ledger.mjs';
 import { showEmpty, showStatus } from './notice.mjs';
 import { Panels } from './panels.mjs';
@@ -96,7 +97,9 @@ export function startLive() {
     showPicker(frame?.vms ?? [], choice.vm, shown.vm);
     recorder.offer(frame?.vms ?? [], choice.vm);
     const hasVm = frame?.vm !== null && frame?.vm !== undefined;
-    showEmpty(status.kind, hasVm && frame.vms.length > 0, status.sentence);
+    const gap = frame && !all ? gapOf(shownVm(frame)) : null;
+    if (gap?.counted === false && !status.dim) showEmpty('uncounted', false, gap.why);
+    else showEmpty(status.kind, hasVm && frame.vms.length > 0, status.sentence);
     document.body.classList.toggle('all-vms', all);
     if (frame && hasVm) showVm(viewOf(shown));
     if (frame && all) vms.show(frame.vms, frame);
@@ -104,11 +107,17 @@ export function startLive() {
     performance.clearMeasures('show');
   });
 
+  /** What the window covers, for headings: in whole seconds, so that nothing beside them moves. @param {import('./charts/axes.mjs').View} view */
+  function headed({ frame, windowNs }) {
+    const { window_filled_ns: filledNs } = frame;
+    return span(Math.abs(filledNs - windowNs) < 0.02 * windowNs ? windowNs : filledNs);
+  }
+
   /** @param {import('./charts/axes.mjs').View} view */
   function showVm(view) {
     const { columnNs } = view.series;
     const column = columnNs === 1e9 ? 'p99 of every second, or age of the open fault' : `the worst second of every ${span(columnNs)}`;
-    panels.show(view, { ofWindow: `last ${covered(view.frame)}`, ofSpan: `last ${span(view.spanNs)}`, ofFaults: 'since the VM was first seen', column });
+    panels.show(view, { ofWindow: `last ${headed(view)}`, ofSpan: `last ${span(view.spanNs)}`, ofFaults: 'since the VM was first seen', column });
   }
 
   /** Plotly comes after the first numbers; then the charts are drawn. */

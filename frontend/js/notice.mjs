@@ -2,6 +2,7 @@
 /** The badge in the header, the line under it, and the page in place of charts when there is nothing to chart. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
 import { age } from './format.mjs';
+import { gapOf, shownVm } from './gaps.mjs';
 
 /**
  * @param {import('./status.mjs').Status} status @param {import('./state.mjs').State} state @param {boolean} all whether the list of all VMs is on show
@@ -14,8 +15,10 @@ export function showStatus(status, state, all, trouble) {
   const late = status.ageNs !== null && state.vm !== null && ['stale', 'offline', 'waiting'].includes(status.kind);
   setText(byId('badge-age'), late ? `data ${age(status.ageNs)} old` : '');
   setAttribute(byId('notice'), 'data-kind', status.kind);
-  setText(byId('notice-text'), status.sentence || about(state, all));
-  byId('notice-text').title = status.sentence;
+  const text = status.sentence || about(state, all);
+  setText(byId('notice-text'), text);
+  byId('notice-text').title = text;
+  byId('notice').classList.toggle('gap', !status.sentence && !all && gapOf(state.frame && shownVm(state.frame)) !== null);
   setText(byId('notice-command'), status.command);
   byId('notice-command').hidden = !status.command;
   setText(byId('notice-error'), trouble || (state.error ? `${state.error.message} ${state.error.hint ?? ''}` : ''));
@@ -31,7 +34,7 @@ function showBanner(source) {
   banner.hidden = !replayed;
   if (!replayed) return;
   const where = [source?.host, source?.kernel && `Linux ${source.kernel}`].filter(Boolean).join(', ');
-  const text = `: a recording${where ? ` made on ${where}` : ''}, not this host now. Its VMs are not here.`;
+  const text = `: a recording${where ? ` made on ${where}` : ''}, not this host now.`;
   if (banner.childElementCount) setText(/** @type {Element} */ (banner.lastElementChild), text);
   else banner.append(make('b', '', 'REPLAY'), make('span', '', text));
 }
@@ -40,10 +43,16 @@ function showBanner(source) {
 function about(state, all) {
   const frame = state.frame;
   if (!frame) return '';
-  const vm = (frame.vms ?? []).find((/** @type {{id: string}} */ each) => each.id === frame.vm);
+  const vm = shownVm(frame);
   const host = [frame.source?.host, frame.source?.kernel && `Linux ${frame.source.kernel}`, frame.source?.only && `only VMs ${frame.source.only}`].filter(Boolean).join(', ');
-  if (all) return `${(frame.vms ?? []).filter((/** @type {{state: string}} */ each) => each.state !== 'gone').length} running VMs together${host ? ` · on ${host}` : ''}`;
+  if (all) {
+    const running = (frame.vms ?? []).filter((/** @type {{state: string}} */ each) => each.state !== 'gone');
+    const missing = running.filter((/** @type {any} */ each) => gapOf(each)?.counted === false).length;
+    return `${running.length} running VMs together${missing ? `, ${missing} of them not counted` : ''}${host ? ` · on ${host}` : ''}`;
+  }
   if (!vm) return host;
+  const gap = gapOf(vm);
+  if (gap) return `${vm.name} is ${gap.state}. ${gap.why}`;
   const gone = vm.state === 'gone' ? 'This VM has ended; its last totals stay for ten minutes. ' : '';
   return `${gone}${vm.name} · ${[vm.vmm, `pid ${vm.pid}`, `${vm.vcpus} ${vm.vcpus === 1 ? 'vCPU' : 'vCPUs'}`].filter(Boolean).join(' · ')}${host ? ` · on ${host}` : ''}`;
 }
@@ -55,12 +64,14 @@ const EMPTY = {
     commands: [['exitscope run', 'collector and server'], ['exitscope serve', 'the server alone']] },
   waiting: { title: 'Waiting for the collector', text: 'The collector is the half that needs privileges. Start it in another terminal; the page goes on by itself:',
     commands: [['sudo exitscope collect', 'on this host'], ['exitscope doctor', 'what this host can show, and what to do about what it cannot']] },
+  uncounted: { title: 'This VM is not counted', text: 'More vCPUs run on this host than the collector was told to follow. Start it with room for all of them:',
+    commands: [['sudo exitscope collect --max-vcpus N', 'N: vCPUs of all VMs together']] },
   empty: { title: 'No VM yet', text: 'The collector is watching. As soon as any VM on this host faults, it appears here. To see something now:',
     commands: [['exitscope demo', 'a guest that faults, in both modes'], ['exitscope guest --vcpus 4 --mode uffd --pages 64000', 'one workload of your choice']] },
 };
 let drawn = '';
 
-/** Shows the page for "nothing to chart", or the charts. @param {import('./status.mjs').Kind} kind @param {boolean} hasVm @param {string} reason */
+/** Shows the page for "nothing to chart", or the charts. @param {import('./status.mjs').Kind|'uncounted'} kind @param {boolean} hasVm @param {string} reason */
 export function showEmpty(kind, hasVm, reason) {
   const which = hasVm ? '' : kind in EMPTY ? kind : 'empty';
   const key = `${which}|${reason}`;
@@ -71,7 +82,7 @@ export function showEmpty(kind, hasVm, reason) {
   if (!which) return;
   const { title, text, commands } = EMPTY[which];
   setText(byId('empty-title'), title);
-  setText(byId('empty-reason'), which === 'waiting' || which === 'empty' ? reason : '');
+  setText(byId('empty-reason'), ['waiting', 'empty', 'uncounted'].includes(which) ? reason : '');
   setText(byId('empty-text'), text);
   byId('empty-commands').replaceChildren(...commands.flatMap(([command, what]) => [make('dt', '', make('code', '', command)), make('dd', '', what)]));
 }

@@ -5,6 +5,19 @@ import { palette } from './theme.mjs';
 
 const CONFIG = { displayModeBar: false, displaylogo: false, responsive: false, doubleClick: false, showTips: false };
 
+/** A clock on an axis needs so much room, px. */
+const CLOCK_PX = 62;
+
+/** As many clocks on the axes as have room. @param {Record<string, any>} layout @param {number} widthPx */
+function thinOut(layout, widthPx) {
+  const room = widthPx - (layout.margin?.l ?? 0) - (layout.margin?.r ?? 0);
+  for (const [name, axis] of Object.entries(layout)) {
+    if (!name.startsWith('xaxis') || axis.type !== 'date') continue;
+    const [from, to] = axis.domain ?? [0, 1];
+    axis.nticks = Math.max(2, Math.min(axis.nticks, Math.floor(((to - from) * room) / CLOCK_PX)));
+  }
+}
+
 /**
  * @typedef {object} Chart
  * @property {string} name  of its measure in the Performance API, `draw:name`
@@ -78,6 +91,7 @@ export class Painter {
     const chart = due[0];
     const figure = chart.draw(view, this.palette, chart.width, chart.height);
     Object.assign(figure.layout, { width: chart.width, height: chart.height, autosize: false });
+    thinOut(figure.layout, chart.width);
     if (chart.revision !== view.revision) Object.assign(chart, { zoom: {}, revision: view.revision });
     for (const [axis, range] of Object.entries(chart.zoom)) Object.assign(figure.layout[axis] ?? {}, { range });
     Plotly.react(chart.plot, figure.traces, figure.layout, CONFIG);

@@ -1,6 +1,7 @@
 // @ts-check
 /** What an operator asks, answered in a sentence from the same numbers that the charts draw. Pure. */
 import { compact, count, covered, duration, NONE, share } from './format.mjs';
+import { shownVm } from './gaps.mjs';
 import { openFaults } from './open.mjs';
 import { focusOf, isActive, stalledShare } from './phases.mjs';
 import { STAGES } from './words.mjs';
@@ -40,8 +41,8 @@ export function brownoutSentence({ series, frame }) {
   const { mean, peak, vcpus } = series.stalled;
   const migration = focusOf(frame);
   const known = migration && stalledShare(migration, frame.time_ns);
-  if (frame.at_rest) return `On average ${ofVcpus(average(mean), average(vcpus))} ${noun(average(vcpus))} stood still, at most ${most(peak)} at once.`;
-  const now = `In the last second ${ofVcpus(newest(mean), newest(vcpus))} ${noun(newest(vcpus))} stood still`;
+  if (frame.at_rest) return `On average ${ofVcpus(average(mean), average(vcpus)).replace(' of ', ' of the ')} ${noun(average(vcpus))} in the recording stood still, at most ${most(peak)} at once.`;
+  const now = newest(vcpus) === 0 ? 'No vCPU runs now' : `In the last second ${ofVcpus(newest(mean), newest(vcpus))} ${noun(newest(vcpus))} stood still`;
   if (migration && known !== null) {
     const when = isActive(migration) ? 'so far' : `in all while ${migration.kind === 'page-in' ? 'memory came' : 'it migrated'}`;
     return `${now}; ${when} ${share(known)} of ${frame.vm === 'all' && new Set((frame.vcpus ?? []).map((/** @type {any} */ row) => row.vm)).size > 1 ? `${migration.vm_name}’s` : 'their'} time.`;
@@ -104,7 +105,9 @@ const STUCK_NS = 1e9;
 
 /** Whether the handler keeps up: judged by what it served and by its queue, its share of a CPU only says why. @param {Record<string, any>} frame */
 export function handlerSentence(frame) {
-  if ((frame.vms ?? []).find((/** @type {any} */ vm) => vm.id === frame.vm)?.state === 'gone') return 'This VM has ended.';
+  const vm = shownVm(frame);
+  if (vm?.state === 'gone') return 'This VM has ended.';
+  if (vm?.unreadable) return 'How long the queue is, is not known: the VM’s process cannot be looked at.';
   const { pending: unread = 0, total = 0 } = frame.queue ?? {};
   const served = (frame.modes?.uffd?.count ?? 0) + (frame.modes?.async?.count ?? 0);
   const oldestNs = openFaults(frame)[0]?.age_ns ?? 0;

@@ -1,6 +1,8 @@
 // @ts-check
 /** The WebSocket: connects, subscribes, and comes back by itself with backoff. */
 
+import { parse } from './foreign.mjs';
+
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 8_000;
 /** Nothing for this long on an open socket means that the other end is gone without saying so. */
@@ -51,7 +53,7 @@ export class Stream {
     this.#listen();
     let event;
     try {
-      event = JSON.parse(String(data));
+      event = parse(String(data));
     } catch {
       event = { type: 'error', error: { code: 'unreadable', message: 'The server sent a message that is not JSON.' } };
     }

@@ -2,6 +2,7 @@
 /** The table of vCPUs. */
 import { byId, make, setText } from './dom.mjs';
 import { compact, count, duration, rate, share } from './format.mjs';
+import { uncountedVms } from './gaps.mjs';
 import { openFaults } from './open.mjs';
 import { Table, textColumn } from './table.mjs';
 import { MODE_MEANING, MODES } from './words.mjs';
@@ -15,6 +16,9 @@ function drawBar(cell, fraction) {
   fill.classList.toggle('high', (fraction ?? 0) > 0.5);
   setText(text, share(fraction));
 }
+
+/** A number of a vCPU, null where its VM is not counted. @param {any} row @param {number|null} value */
+const known = (row, value) => (row.uncounted ? null : value);
 
 /** A vCPU of one VM among all. @param {{vm?: string, vcpu: number}} row */
 const keyOf = (row) => `${row.vm ?? ''}/${row.vcpu}`;
@@ -33,11 +37,11 @@ export class VcpuTable {
         className: 'text', title: 'Thread name and id',
         draw: (cell, row) => { setText(cell, row.name ? `${row.name} · ${row.tid}` : String(row.tid ?? '–')); cell.title = cell.textContent ?? ''; },
       }),
-      ...MODES.map((mode) => textColumn(`faults_${mode}`, mode, (row) => row.faults?.[mode] ?? 0, (value) => (value ? (value < 1e6 ? count(value) : compact(value)) : '·'),
+      ...MODES.map((mode) => textColumn(`faults_${mode}`, mode, (row) => known(row, row.faults?.[mode] ?? 0), (value) => (value === 0 ? '·' : value < 1e6 ? count(value) : compact(value)),
         { className: `number mode mode-${mode}`, title: `Faults since the VM was first seen, ${mode}: ${MODE_MEANING[mode]}` })),
-      textColumn('rate', 'rate', (row) => row.rate_per_s ?? 0, rate, { title: 'Faults per second over the window' }),
+      textColumn('rate', 'rate', (row) => known(row, row.rate_per_s ?? 0), rate, { title: 'Faults per second over the window' }),
       ...['p50', 'p90', 'p99', 'max'].map(latency),
-      { key: 'stall', label: 'stalled', title: 'Share of wall time inside faults, over the window', className: 'bar-cell', value: (row) => row.stall ?? 0, draw: (cell, row) => drawBar(cell, row.stall) },
+      { key: 'stall', label: 'stalled', title: 'Share of wall time inside faults, over the window', className: 'bar-cell', value: (row) => known(row, row.stall ?? 0), draw: (cell, row) => drawBar(cell, known(row, row.stall)) },
       textColumn('open', 'in a fault for', (row) => row.open_since_ns || null, (since) => (since ? duration(Math.max(0, this.nowNs - since)) : ''),
         { title: 'Stands in a fault right now', className: 'number open' }),
     ], { sort: 'vcpu', key: keyOf });
@@ -46,7 +50,8 @@ export class VcpuTable {
   /** @param {Record<string, any>} frame */
   show(frame) {
     this.nowNs = frame.time_ns;
-    const vcpus = frame.vcpus ?? [];
+    const uncounted = uncountedVms(frame);
+    const vcpus = uncounted.size ? (frame.vcpus ?? []).map((/** @type {any} */ row) => (uncounted.has(row.vm) ? { ...row, uncounted: true } : row)) : frame.vcpus ?? [];
     this.place = new Map(vcpus.map((/** @type {any} */ row, /** @type {number} */ index) => [keyOf(row), index]));
     const open = frame.at_rest ? '' : `, ${count(openFaults(frame).length)} in a fault now`;
     setText(byId('vcpu-count'), `${count(vcpus.length)} ${vcpus.length === 1 ? 'vCPU' : 'vCPUs'}${open}`);

@@ -8,6 +8,8 @@ from html import escape
 from math import floor, log10
 from typing import Any, Final
 
+from exitscope_probes.untrusted import cleaned
+
 from . import __version__
 from .static import plotly_file
 
@@ -55,7 +57,7 @@ class Report:
         # "<" cannot end the script element when it is written as an escape.
         data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
         return (
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)}</title>'
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{shown(self.title)}</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<style>{_STYLE}</style></head><body><main>{''.join(body)}"
             f"<footer>exitscope {escape(__version__)}. One file, nothing is loaded from elsewhere.</footer></main>"
@@ -70,24 +72,29 @@ def plotly_script() -> str:
     return plotly_file().read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 
+def shown(text: str) -> str:
+    """Text as HTML: markup in it stays text, and nothing in it reorders or hides what stands beside it."""
+    return escape(cleaned(text))
+
+
 def heading(text: str, level: int = 2) -> str:
     """A heading."""
-    return f"<h{level}>{escape(text)}</h{level}>"
+    return f"<h{level}>{shown(text)}</h{level}>"
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph; kind: a class of the style."""
-    return f'<p class="{escape(kind)}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+    return f'<p class="{shown(kind)}">{shown(text)}</p>' if kind else f"<p>{shown(text)}</p>"
 
 
 def bullets(lines: Sequence[str]) -> str:
     """A list."""
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    return "<ul>" + "".join(f"<li>{shown(line)}</li>" for line in lines) + "</ul>" if lines else ""
 
 
 def banner(text: str, kind: str, lines: Sequence[str] = ()) -> str:
     """What the report says above all; kind: good, plain or bad."""
-    return f'<section class="banner {escape(kind)}"><p>{escape(text)}</p>{bullets(lines)}</section>'
+    return f'<section class="banner {shown(kind)}"><p>{shown(text)}</p>{bullets(lines)}</section>'
 
 
 def linear_ticks(high: float, label: Any) -> PlotlyDict:
@@ -107,10 +114,10 @@ def table(
         for column in range(len(headings))
     ]
     classes = [' class="number"' if is_number else "" for is_number in numeric]
-    head = "".join(f"<th{kind}>{escape(text)}</th>" for kind, text in zip(classes, headings, strict=True))
+    head = "".join(f"<th{kind}>{shown(text)}</th>" for kind, text in zip(classes, headings, strict=True))
     lines = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(classes, row, strict=True))
+        cells = "".join(f"<td{kind}>{shown(text)}</td>" for kind, text in zip(classes, row, strict=True))
         mark = ' class="marked"' if index < len(marked) and marked[index] else ""
         lines.append(f"<tr{mark}>{cells}</tr>")
     return (
@@ -121,7 +128,7 @@ def table(
 
 def plotly_text(text: str) -> str:
     """Somebody else's text where Plotly would take tags for markup."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return cleaned(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def log_ticks(low: float, high: float, label: Any) -> PlotlyDict:
@@ -141,9 +148,9 @@ def _is_number(text: str) -> bool:
 def _card(figure: Figure, number: int) -> str:
     kind = "card wide" if figure.wide else "card"
     return (
-        f'<figure class="{kind}"><h2>{escape(figure.title)}</h2>'
-        f'<div class="plot" data-figure="{number}" role="img" aria-label="{escape(figure.summary)}" '
-        f'style="height:{figure.height}px"></div><figcaption>{escape(figure.caption)}</figcaption></figure>'
+        f'<figure class="{kind}"><h2>{shown(figure.title)}</h2>'
+        f'<div class="plot" data-figure="{number}" role="img" aria-label="{shown(figure.summary)}" '
+        f'style="height:{figure.height}px"></div><figcaption>{shown(figure.caption)}</figcaption></figure>'
     )
 
 

@@ -199,6 +199,8 @@ _ALARMS: Final = (
      "See the slowest faults: who was to serve them?"),
     ("records_lost", "warning", "1,204 records were lost in the last 10 s.", "Give the collector --ring-bytes."),
     ("oldest_fault", "warning", "A fault of vCPU 3 has been open for 5.12 s (limit 1 s).", "Look at its handler."),
+    ("not_recorded", "warning", "Migrations are not recorded: /srv/recordings cannot be written.",
+     "Let the server's user write there, or give it another --recordings."),
 )  # fmt: skip
 
 
@@ -208,8 +210,8 @@ def alarms(scenario: Scenario, now_ns: int) -> list[Json]:
         {
             "id": f"{kind}:vm-0",
             "kind": kind,
-            "vm": "vm-0",
-            "vm_name": scenario.name,
+            "vm": None if kind == "not_recorded" else "vm-0",  # of the host
+            "vm_name": None if kind == "not_recorded" else scenario.name,
             "vcpu": None,
             "severity": severity,
             "message": message,

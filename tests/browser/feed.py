@@ -123,6 +123,7 @@ class Feed:
             "vmm": "exitscope guest" if index == 0 else "qemu",
             "state": "gone" if gone else "running",
             "vcpus": self.scenario.vcpus,
+            **(self.scenario.gap if index == 1 else {}),
             "rate_per_s": 0.0 if gone else 12_345.6 / (index + 1),
             "faults": {"uffd": 640_000, "exit": 512_000, "memory_fault": 0, "async": 0, "kernel": 91},
         }

@@ -17,6 +17,7 @@ class Scenario:
     empty: bool = False  # no VM at all
     idle: bool = False  # a VM without faults
     hung_s: float = 0.0  # for how long all vCPUs have stood in one fault each, none of which ends
+    gap: dict[str, int | str] = field(default_factory=dict)  # not_counted or unreadable, of the first VM beside
     silent: bool = False  # connected, but no frame comes
     asynchronous: bool = False
     sampling: int = 1

@@ -30,6 +30,15 @@ def test_active_ones_are_listed_by_word_and_counted(serve: Serve, open_page: Ope
     assert page.title() == "(4) exitscope"
 
 
+def test_one_of_the_host_names_no_vm(serve: Serve, open_page: Open) -> None:
+    page = open_page(serve(Scenario(alarms=5)).url + "#vm=all").page
+    page.locator("#alarm-more").click()
+    entry = page.locator("#alarm-panel li", has_text="Migrations are not recorded")
+    expect(entry.locator("p").first).to_have_text(re.compile(r"^for \d"))
+    expect(entry.locator(".remedy")).to_contain_text("--recordings")
+    expect(page.locator("#vm-table tbody tr:not(.pad)").first.locator("td.alarms")).to_have_text("◆ 4 alarms")
+
+
 def test_the_panel_has_hints_and_those_that_ended(serve: Serve, open_page: Open) -> None:
     page = open_page(serve(Scenario(alarms=2)).url).page
     page.locator("#alarm-button").focus()

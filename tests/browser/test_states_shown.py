@@ -85,9 +85,7 @@ def test_a_replay_is_never_taken_for_this_host(serve: Serve, open_page: Open) ->
     server = serve(replace(SCENARIOS["replay"]))
     page = open_page(server.url).page
     banner = page.locator("#replay-banner")
-    expect(banner).to_have_text(
-        "REPLAY: a recording made on kvm-host-3, Linux 6.12.43, not this host now. Its VMs are not here."
-    )
+    expect(banner).to_have_text("REPLAY: a recording made on kvm-host-3, Linux 6.12.43, not this host now.")
     expect(page.locator("#alarm-quiet")).to_have_text(re.compile("^No alarm in the replay"))
     expect(page).to_have_title("Replay · exitscope")
     page.keyboard.press("Space")  # paused, the badge says something else

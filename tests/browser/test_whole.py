@@ -69,6 +69,26 @@ def test_either_process_killed_alone_comes_back(run_product: Callable[[str], Pro
     assert page.evaluate("window.sameDocument")
 
 
+def test_a_guest_whose_handler_resolves_nothing_looks_hung(
+    run_product: Callable[[str], Product], open_page: Open
+) -> None:
+    product = run_product("run")
+    command = [str(binary_path()), "--vcpus", "2", "--pages", "64", "--mode", "uffd", "--hold-fault", "--name", "held"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as guest:
+        try:
+            page = open_page(f"{product.url}#vm={product.wait_for_vm(guest.pid)}", height=2400).page
+            expect(page.locator("#badge-label")).to_have_text("LIVE", timeout=START_MS)
+            expect(page.locator("#vcpu-count")).to_have_text("2 vCPUs, 2 in a fault now", timeout=START_MS)
+            expect(page.locator("#slowest tbody td.open")).to_have_count(2, timeout=START_MS)
+            expect(page.locator("#handler-sentence")).to_contain_text("does not keep up: none of 2", timeout=START_MS)
+            page.wait_for_selector("#plot-heat .main-svg", timeout=START_MS)
+            newest = "document.querySelector('#plot-heat').data[0].z.map((row) => row.at(-1))"
+            _until(page, f"{newest}.every((log) => log > 9)")  # each vCPU is in a fault of more than a second
+            assert page.locator("#uffd-p50").inner_text() == "–"
+        finally:
+            guest.kill()
+
+
 @pytest.mark.parametrize("width", [1280, 1920])
 def test_a_guest_of_256_vcpus_is_readable(run_product: Callable[[str], Product], open_page: Open, width: int) -> None:
     product = run_product("run")

@@ -262,7 +262,7 @@ def test_json_has_no_infinities(tmp_path: Path, uffd: RecordingFile) -> None:
 
 
 def test_the_report_needs_nothing_else_and_escapes(tmp_path: Path, uffd: RecordingFile) -> None:
-    evil = '</script><script>alert("x")</script><b>'
+    evil = '</script><script>alert("x")</script><b>\x1b[31m\u202edesrever\u2066\u200b'
     other = with_vm(tmp_path, MODE_EXIT, 90_000, seed=2, command=evil)
     other.meta.name = evil
     found = compare(uffd, other)
@@ -270,9 +270,10 @@ def test_the_report_needs_nothing_else_and_escapes(tmp_path: Path, uffd: Recordi
     assert found.verdict.sentence in page
     assert evil not in page and "alert(" not in page.replace("alert(&quot;x&quot;)", "")
     head = page[: page.index('<script type="application/json"')]
+    assert not set("\x1b\u202e\u2066\u200b") & set(head) and "\ufffd[31m\ufffddesrever" in head
     assert "<script" not in head and "src=" not in head and "@import" not in page
     figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
-    assert len(figures) == 4
+    assert len(figures) == 4 and not set("\x1b\u202e\u2066\u200b") & set(str(figures))
     assert page.count("</script>") == 3
     assert all(len(trace["x"]) <= 200 for trace in figures[0]["data"])
 

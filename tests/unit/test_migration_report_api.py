@@ -21,13 +21,14 @@ from .recordings import write_recording
 
 ID = "20260101-000000-test"
 EVIL = "<script>alert(1)</script>&amp;"
+STEERING = "\x1b[31m\u202edesrever\u2066\u200b"
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("recordings")
     records = migrated_records(800)
-    evil = destination(records, vm_name=EVIL, evidence=[EVIL])
+    evil = destination(records, vm_name=EVIL, evidence=[EVIL, STEERING])
     write_migration(directory / f"{ID}.parquet", records, evil, source(), name=EVIL)
     write_recording(directory / "without.parquet", id="without")
     return directory
@@ -62,6 +63,9 @@ def test_html(client: TestClient) -> None:
     assert "attachment" in answer.headers["content-disposition"]
     page = answer.text
     assert EVIL not in page and "&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;" in page
+    before_plotly = page.split("<script>", 1)[0]
+    assert "\ufffd[31m\ufffddesrever" in before_plotly
+    assert not set("\x1b\u202e\u2066\u200b") & set(before_plotly)
     assert "http://" not in page.split("<script>", 1)[0].replace("http://www.w3.org", "")
     for title in ("Worst moments", "Slowest faults", "QEMU&#x27;s account and ours", "What is not known"):
         assert title in page, title

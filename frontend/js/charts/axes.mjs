@@ -62,7 +62,7 @@ export function timeAxis(view, palette, more = {}) {
   const at = onAxis(view);
   const format = view.spanNs < SHORT_NS ? '%H:%M:%S.%2f' : '%H:%M:%S';
   return {
-    type: 'date', range: [at(view.series.endNs - view.spanNs), at(view.series.endNs)], tickformat: format, hoverformat: format, nticks: 6,
+    type: 'date', range: [at(view.series.endNs - view.spanNs), at(view.series.endNs)], tickformat: format, hoverformat: format, nticks: 6, tickangle: 0,
     // Measuring labels is slow, and while time moves on they would come and go at the edges.
     ticklabeloverflow: view.frame.at_rest ? 'hide past domain' : 'allow', showgrid: false, zeroline: false, spikecolor: palette.muted, spikethickness: 1, spikedash: 'solid', showline: true, linecolor: palette.grid, ticks: 'outside', ticklen: 4, tickcolor: palette.grid,
     ...more,

@@ -1,6 +1,7 @@
 // @ts-check
 /** Time × vCPU: the p99 latency of every second, or the age of a fault that is open longer, on a logarithmic colour scale. */
 import { decades, duration, plain } from '../format.mjs';
+import { uncountedVms } from '../gaps.mjs';
 import { Calm, cellClock, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
 /** Up to this many rows, cells are drawn as tiles with a gap; beyond it as one image. */
@@ -53,11 +54,11 @@ export function rowTicks(vcpus, several) {
     const every = Math.ceil(first.length / MOST_LABELS);
     shown = first.filter((_, index) => index % every === 0);
   }
-  return { tickmode: 'array', tickvals: shown, ticktext: shown.map((row) => (several ? plain(`${cut(vcpus[row].vm_name)} ${vcpus[row].vcpu}`) : String(vcpus[row].vcpu))) };
+  return { tickmode: 'array', tickvals: shown, ticktext: shown.map((row) => (several ? plain(vcpus[row].uncounted ? `${cut(vcpus[row].vm_name, 6)}: not counted` : `${cut(vcpus[row].vm_name)} ${vcpus[row].vcpu}`) : String(vcpus[row].vcpu))) };
 }
 
-/** @param {string} name */
-const cut = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+/** @param {string} name @param {number} [most] */
+const cut = (name, most = 12) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
 
 /**
  * From the decade of the 1st percentile to the largest cell, ns: a few odd low cells must not take half of the colours.
@@ -91,13 +92,14 @@ function summary(rows, vcpus) {
     : `Latency per vCPU over time, ${rows.length} vCPUs. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, ${duration(longest)}.`;
 }
 
-/** @typedef {{vm: string, vm_name: string, vcpu: number}} Row */
+/** @typedef {{vm: string, vm_name: string, vcpu: number, uncounted: boolean}} Row */
 
 /** Which vCPU each row is: the heat of a tick has the order of the frame's list. @param {import('./axes.mjs').View} view @returns {Row[]} */
 export function vcpusOf(view) {
+  const uncounted = uncountedVms(view.frame);
   return view.series.heat.map((_, row) => {
     const { vm = '', vm_name: name, vcpu = row } = view.frame.vcpus?.[row] ?? {};
-    return { vm, vm_name: name ?? vm, vcpu };
+    return { vm, vm_name: name ?? vm, vcpu, uncounted: uncounted.has(vm) };
   });
 }
 
