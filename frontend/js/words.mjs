@@ -52,8 +52,13 @@ export const LOSSES = {
   },
   map_full: {
     label: 'map full', level: 'red', exact: false,
-    what: 'Faults or VMs the kernel had no room to follow: a BPF map was full. They are in no total.',
+    what: 'Faults the kernel had no room to follow: a BPF map was full. They are in no total.',
     remedy: 'Start the collector with more --max-vcpus or --max-vms.',
+  },
+  not_counted: {
+    label: 'not counted', level: 'red', exact: false,
+    what: 'VMs and vCPUs that the collector had no room for, or that exceeded their user\'s share of it. Nothing of them is in any total.',
+    remedy: 'Start the collector with more --max-vcpus or --max-vms; the alarm says whose VMs take the room.',
   },
   unmatched_begin: {
     label: 'unmatched begin', level: 'amber', exact: true,

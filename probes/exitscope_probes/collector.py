@@ -197,6 +197,7 @@ class Collector:
         now_ns = time.monotonic_ns()
         self._observer.check()
         rows = self._reader.rows()
+        self._probes.grow(len(rows.slots))
         rows_key = _rows_key(rows)
         due = rows_key != self._rows_key or now_ns - self._asked_ns >= _DISCOVERY_NS
         if due and self._observer.ask(Rows.of(rows)):
@@ -241,7 +242,8 @@ class Collector:
         ended = {vm["vm"] for vm in found if vm["state"] == "gone"} & known - born
         if ended:
             self._retire(ended, now_ns)
-        return [vm for vm in found if vm["vm"] in born & known]
+        not_counted = dict(zip(totals.vms["vm"].tolist(), totals.vms["not_counted"].tolist(), strict=True))
+        return [vm | {"not_counted": not_counted.get(vm["vm"], 0)} for vm in found if vm["vm"] in born & known]
 
     def found_vms(self, vms: list[dict[str, Any]]) -> None:
         """See observer.Listener."""
@@ -301,18 +303,23 @@ class Collector:
             "started_ns": self._started_ns,
             "capabilities": {"hooks": list(map(dataclasses.asdict, self._probes.hooks)), "profile": self._profile},
             "max_vcpus": self._probes.max_vcpus,
+            "max_vms": self._probes.max_vms,
             "only": self._probes.only.told,
         }
         return [
             Message(Kind.HELLO, now_ns, hello),
-            Message(Kind.VMS, now_ns, {"vms": [vm | {"state": "running"} for vm in self._vms]}),
+            self._vms_message([vm | {"state": "running"} for vm in self._vms]),
             self._totals_message(snapshot=True),
             *(message for number, message in self._migrations.items() if number in running),
         ]
 
     def _send_vms(self, vms: list[dict[str, Any]]) -> None:
-        self._publisher.publish_vms(message := Message(Kind.VMS, time.monotonic_ns(), {"vms": vms}))
+        self._publisher.publish_vms(message := self._vms_message(vms))
         self._record([message])
+
+    def _vms_message(self, vms: list[dict[str, Any]]) -> Message:
+        users = [dataclasses.asdict(share) | {"user": user} for user, share in self._probes.users().items()]
+        return Message(Kind.VMS, time.monotonic_ns(), {"vms": vms, "users": users})
 
     def _send(self, message: Message) -> None:
         self._publisher.publish(message)

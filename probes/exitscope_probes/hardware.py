@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .exit_reasons import HARDWARE_CELLS
-from .maps import map_array
-from .records import HARDWARE_DTYPE, HARDWARE_ROW_DTYPE, SERIES_DTYPE
+from .records import HARDWARE_DTYPE, SERIES_DTYPE
 
 _CHANGING: Final = ("count", "sum_ns")  # max_ns grows with sum_ns only
 
 
 class HardwareReader:
-    """fd: a BPF_F_MMAPABLE array of struct hardware_exits, max_vcpus long."""
+    """rows: HARDWARE_ROW_DTYPE (max_vcpus,), shared with the kernel."""
 
-    def __init__(self, fd: int, max_vcpus: int) -> None:
-        self._rows = map_array(fd, HARDWARE_ROW_DTYPE, max_vcpus)
+    def __init__(self, rows: npt.NDArray[Any]) -> None:
+        self._rows = rows
+        max_vcpus = len(rows)
         # Zero pages until a slot is used.
         self._last = np.zeros((max_vcpus, HARDWARE_CELLS), SERIES_DTYPE)
         self._seen = np.zeros(max_vcpus, np.uint64)

@@ -40,6 +40,29 @@ def libbpf() -> ctypes.CDLL:
     return lib
 
 
+class _CreateOptions(ctypes.Structure):
+    """struct bpf_map_create_opts of libbpf 1.x (src/bpf.h)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        *((name, ctypes.c_uint32) for name in ("btf_fd", "btf_key", "btf_value", "btf_vmlinux_value")),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("map_extra", ctypes.c_uint64),
+        ("numa_node", ctypes.c_uint32),
+        ("map_ifindex", ctypes.c_uint32),
+    )
+
+
+def create_map(
+    kind: int, name: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0, inner: int = 0
+) -> int:
+    """Descriptor of a new map. kind: enum bpf_map_type; inner: of a map of maps, one like those. Raises OSError."""
+    options = _CreateOptions(sz=ctypes.sizeof(_CreateOptions), map_flags=flags, inner_map_fd=inner)
+    fd = libbpf().bpf_map_create(kind, name[:15].encode(), key_bytes, value_bytes, entries, ctypes.byref(options))
+    return checked(fd, f"map {name}")
+
+
 def checked(result: int, what: str) -> int:
     """The result of a libbpf call. Raises OSError if it is a negative errno."""
     if result < 0:

@@ -13,6 +13,7 @@ from .hooks import Candidate, Strategy
 from .maps import Maps
 from .only import ALL, Only
 from .plan import Choice, HookStatus, choose, status_of, unseen
+from .settings import MAX_VCPUS, MAX_VMS
 from .tracing import attach
 from .upkeep import Probes, closer
 
@@ -60,8 +61,8 @@ def load(
     *,
     strategy: Strategy | None = None,
     ring_bytes: int = 16 << 20,
-    max_vcpus: int = 512,
-    max_vms: int = 256,
+    max_vcpus: int = MAX_VCPUS,
+    max_vms: int = MAX_VMS,
     only: Only = ALL,
 ) -> Probes:
     """Compiles and attaches the probes. ring_bytes: a power of two of pages; only: whose VMs are traced.

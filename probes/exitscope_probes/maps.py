@@ -4,7 +4,6 @@ Their entries are the structs of bpf/events.h and bpf/maps.h; bpf/maps.h asserts
 ourselves and not through bcc halves the time to compile.
 """
 
-import ctypes
 import mmap
 import os
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .libbpf import checked, libbpf
+from .chunks import SLOTS_PER_CHUNK, ChunkedArray
+from .libbpf import checked, create_map, libbpf
 from .records import FAULT_DTYPE, HARDWARE_ROW_DTYPE, HISTOGRAM_DTYPE, SERIES, VCPU_DTYPE, VM_DTYPE
 
 # enum bpf_map_type and flags, include/uapi/linux/bpf.h
-_HASH, _ARRAY, _PERCPU_ARRAY, _QUEUE, _RINGBUF = 1, 2, 6, 22, 27
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _QUEUE, _RINGBUF = 1, 2, 6, 9, 22, 27
 _MMAPABLE = 1 << 10
 
 _PLACE = 1 << 20  # stands for the first map's descriptor in compiled code
@@ -32,6 +32,10 @@ TIDS_PER_PAGE: Final = 512
 MAX_PENDING: Final = 65536
 WAITING_ENTRIES: Final = 8192
 NO_SLOT: Final = 0xFFFFFFFF
+MAX_THREADS: Final = 0xFFFF - 1  # struct tid_page numbers them from 1
+MAX_USERS: Final = 4096
+MAX_NOT_COUNTED: Final = 8192
+_PID_MAX_LIMIT: Final = 1 << 22  # include/linux/threads.h: kernel.pid_max may be raised to it at any time
 
 THREAD_DTYPE: Final = np.dtype(
     {
@@ -58,25 +62,13 @@ PENDING_DTYPE: Final = np.dtype(
 PAGE_KEY_DTYPE: Final = np.dtype([("mm", "<u8"), ("page", "<u8")])
 ASYNC_KEY_DTYPE: Final = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("address", "<u8")])
 WAITING_DTYPE: Final = np.dtype([("page", "<u8"), ("tid", "<u4"), ("reserved", "<u4")])
+SHARE_DTYPE: Final = np.dtype([("taken", "<u4", (2,)), ("not_counted", "<u4"), ("reserved", "<u4")])
+"""struct share; taken: VMs and vCPUs."""
 FREE_SLOT_DTYPE: Final = np.dtype([("slot", "<u4"), ("vm", "<u4")])
 ONLY_DTYPE: Final = np.dtype([("tgid", "<u8"), ("cgroup", "<u8")])
 TID_PAGE_DTYPE: Final = np.dtype(("<u2", (TIDS_PER_PAGE,)))
 _U32, _U64 = np.dtype("<u4"), np.dtype("<u8")
 _NONE = np.dtype([])
-
-
-class _CreateOptions(ctypes.Structure):
-    """struct bpf_map_create_opts of libbpf 1.x (src/bpf.h)."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        *((name, ctypes.c_uint32) for name in ("btf_fd", "btf_key", "btf_value", "btf_vmlinux_value")),
-        ("inner_map_fd", ctypes.c_uint32),
-        ("map_flags", ctypes.c_uint32),
-        ("map_extra", ctypes.c_uint64),
-        ("numa_node", ctypes.c_uint32),
-        ("map_ifindex", ctypes.c_uint32),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +130,25 @@ class Maps:
     def __init__(self, ring_bytes: int, max_vcpus: int, max_vms: int) -> None:
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         self._by_name: dict[str, Map] = {}
-        threads = 8 * max_vcpus
-        histograms = np.dtype((HISTOGRAM_DTYPE, (SERIES,)))
-        tid_pages = -(-pid_max // TIDS_PER_PAGE)
+        threads = min(8 * max_vcpus, MAX_THREADS)
+        tid_pages = -(-max(pid_max, _PID_MAX_LIMIT) // TIDS_PER_PAGE)
         self._make("records", _RINGBUF, _NONE, _NONE, ring_bytes)
         self._make("vcpu_totals", _ARRAY, _U32, VCPU_DTYPE, max_vcpus, _MMAPABLE)
-        self._make("vcpu_histograms", _ARRAY, _U32, histograms, max_vcpus, _MMAPABLE)
-        self._make("hardware_exits", _ARRAY, _U32, HARDWARE_ROW_DTYPE, max_vcpus, _MMAPABLE)
+        self.histograms = self._grows(
+            "vcpu_histograms", np.dtype((np.void, SERIES * HISTOGRAM_DTYPE.itemsize)), max_vcpus
+        )
+        self.hardware = self._grows("hardware_exits", HARDWARE_ROW_DTYPE, max_vcpus)
         self._make("vm_totals", _ARRAY, _U32, VM_DTYPE, max_vms, _MMAPABLE)
         self._make("losses", _ARRAY, _U32, np.dtype(("<u8", (8,))), 1, _MMAPABLE)
         # These can be mapped so that they are aligned to cache lines; threads also for seeding.
         self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
         self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
         self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (3,))), 1)
+        self._make("shares", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
+        self._make("shares_returned", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
+        self._make("vm_users", _ARRAY, _U32, _U32, max_vms)
+        self._make("vcpu_users", _ARRAY, _U32, _U32, max_vcpus)
+        self._make("not_counted", _LRU_HASH, _U64, _U32, MAX_NOT_COUNTED)
         self._make("only", _ARRAY, _U32, ONLY_DTYPE, 1)
         self._make("pendings_forgotten", _ARRAY, _U32, _U64, 1)
         self._make("scratch", _PERCPU_ARRAY, _U32, FAULT_DTYPE, 1)
@@ -167,13 +165,21 @@ class Maps:
     def _make(
         self, name: str, kind: int, key: np.dtype[Any], value: np.dtype[Any], entries: int, flags: int = 0
     ) -> None:
-        options = _CreateOptions(sz=ctypes.sizeof(_CreateOptions), map_flags=flags)
-        fd = libbpf().bpf_map_create(
-            kind, name[:15].encode(), key.itemsize, value.itemsize, entries, ctypes.byref(options)
-        )
-        if fd < 0:
+        try:
+            fd = create_map(kind, name, key.itemsize, value.itemsize, entries, flags)
+        except OSError:
             self.close()
-        self._by_name[name] = Map(name, checked(fd, f"map {name}"), key, value, entries)
+            raise
+        self._by_name[name] = Map(name, fd, key, value, entries)
+
+    def _grows(self, name: str, value: np.dtype[Any], entries: int) -> ChunkedArray:
+        try:
+            array = ChunkedArray(name, value, entries)
+        except OSError:
+            self.close()
+            raise
+        self._by_name[name] = Map(name, array.fd, _U32, _U32, array.chunks)
+        return array
 
     def __getitem__(self, name: str) -> Map:
         return self._by_name[name]
@@ -182,10 +188,11 @@ class Maps:
         """What bpf/maps.h is told of them."""
         fields = THREAD_DTYPE.fields
         assert fields
-        numbers = {"OFFSET_run_fd": int(fields["run_fd"][1])}
+        numbers = {"OFFSET_run_fd": int(fields["run_fd"][1]), "SLOTS_PER_CHUNK": SLOTS_PER_CHUNK}
         for number, (name, made) in enumerate(self._by_name.items()):
             numbers[f"FD_{name}"] = _PLACE + number
             numbers |= {f"KEY_{name}": made.key.itemsize, f"VALUE_{name}": made.value.itemsize}
+            numbers[f"ENTRIES_{name}"] = made.entries
         return numbers
 
     def relocate(self, code: bytes) -> bytes:

@@ -127,7 +127,8 @@ VM_DTYPE: Final = np.dtype(
         ("fills_failed", "<u8"),
         ("fills_demand", "<u8", (len(RESOLVERS),)),
         ("fills_background", "<u8", (len(RESOLVERS),)),
-        ("reserved", "<u8"),
+        ("user", "<u4"),
+        ("not_counted", "<u4"),
     ]
 )
 """struct vm_totals."""
@@ -155,4 +156,4 @@ HARDWARE_DTYPE: Final = np.dtype(
 CELL_DTYPE: Final = np.dtype([("cell", "<u4"), ("count", "<u8")])
 """One non-empty histogram bucket: cell = (slot * SERIES + series) * BUCKETS + bucket, count since the slot began."""
 
-LOSSES: Final = ("ring_full", "map_full", "unmatched_begin", "unmatched_end", "unreadable")
+LOSSES: Final = ("ring_full", "map_full", "unmatched_begin", "unmatched_end", "unreadable", "not_counted")

@@ -9,6 +9,11 @@ from .hooks import STRATEGIES, Strategy
 from .recording import DEFAULT_SECONDS
 from .socketfile import DEFAULT_PATH
 
+MAX_VCPUS: Final = 4096
+"""vCPUs followed at once unless told otherwise, by collector and server; memory grows with those there are."""
+MAX_VMS: Final = 1024
+MOST_VCPUS: Final = 8191  # maps.py has eight threads for each, which bpf/maps.h numbers with 16 bits
+MOST_VMS: Final = 4096
 _MIN_RING_BYTES: Final = 4096  # one page: kernel/bpf/ringbuf.c takes a power of two of whole pages
 
 
@@ -22,8 +27,8 @@ class Settings:
     group: str | None = None
     strategy: Strategy | None = None
     ring_bytes: int = 16 << 20
-    max_vcpus: int = 512
-    max_vms: int = 256
+    max_vcpus: int = MAX_VCPUS
+    max_vms: int = MAX_VMS
     only_pid_tree: int | None = None
     only_cgroup: str | None = None
     record: str | None = None
@@ -44,6 +49,16 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError("it must be at least 1")
     return number
+
+
+def _up_to(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = _positive(text)
+        if number > most:
+            raise ValueError(f"it must be at most {most}")
+        return number
+
+    return parse
 
 
 def _seconds(text: str) -> float:
@@ -113,8 +128,8 @@ OPTIONS: Final[dict[str, Option]] = {
         Option("group", "Group that may connect to the collector."),
         Option("strategy", "Use only this kind of hook.", choices=STRATEGIES),
         Option("ring_bytes", "Size of the ring of fault records, a power of two.", _power_of_two, "BYTES"),
-        Option("max_vcpus", "vCPUs followed at once.", _positive, "NUMBER"),
-        Option("max_vms", "VMs followed at once.", _positive, "NUMBER"),
+        Option("max_vcpus", "vCPUs followed at once.", _up_to(MOST_VCPUS), "NUMBER"),
+        Option("max_vms", "VMs followed at once.", _up_to(MOST_VMS), "NUMBER"),
         Option("only_pid_tree", "Trace only the VMs of this process and its descendants.", _positive, "PID"),
         Option("only_cgroup", "Trace only the VMs in this control group (cgroup2).", metavar="PATH"),
         Option("record", "Also write what is collected to this file (gzip).", metavar="PATH"),

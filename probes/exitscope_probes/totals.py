@@ -16,7 +16,7 @@ from .records import CELL_DTYPE, HARDWARE_DTYPE, LOSSES, SERIES, VCPU_DTYPE, VM_
 
 
 class Maps(Protocol):
-    """What this reader needs of loader.Probes: fds of BPF_F_MMAPABLE arrays, and their lengths."""
+    """What this reader needs of loader.Probes: BPF_F_MMAPABLE arrays, and their lengths."""
 
     @property
     def vcpus_fd(self) -> int:
@@ -27,12 +27,12 @@ class Maps(Protocol):
         """Its length."""
 
     @property
-    def histograms_fd(self) -> int:
-        """Array of struct latency_histogram, max_vcpus * SERIES long."""
+    def histograms(self) -> npt.NDArray[Any]:
+        """(max_vcpus, SERIES, BUCKETS) u4: struct latency_histogram, shared with the kernel."""
 
     @property
-    def hardware_fd(self) -> int:
-        """Array of struct hardware_exits, max_vcpus long."""
+    def hardware(self) -> npt.NDArray[Any]:
+        """(max_vcpus,) HARDWARE_ROW_DTYPE, shared with the kernel."""
 
     @property
     def vms_fd(self) -> int:
@@ -72,8 +72,8 @@ class TotalsReader:
     def __init__(self, maps: Maps) -> None:
         self._vcpus = map_array(maps.vcpus_fd, VCPU_DTYPE, maps.max_vcpus)
         series = maps.max_vcpus * SERIES
-        self._buckets = map_array(maps.histograms_fd, np.dtype("<u4"), series * BUCKETS).reshape(-1, BUCKETS)
-        self._hardware = HardwareReader(maps.hardware_fd, maps.max_vcpus)
+        self._buckets = maps.histograms.reshape(-1, BUCKETS)
+        self._hardware = HardwareReader(maps.hardware)
         self._vms = map_array(maps.vms_fd, VM_DTYPE, maps.max_vms)
         self._loss = map_array(maps.loss_fd, np.dtype("<u8"), len(LOSSES))
         # Zero pages until a slot is used: 512 slots cost no memory before they have a vCPU.

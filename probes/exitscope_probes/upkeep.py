@@ -3,25 +3,40 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from .chunks import SLOTS_PER_CHUNK
+from .histogram import BUCKETS
 from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps, map_array
 from .only import ALL, Only
 from .plan import HookStatus
+from .records import SERIES
 
+EVERYBODY: Final = 0xFFFFFFFF  # bpf/shares.h
+_AHEAD: Final = 512
 _STALE_NS: Final = 10_000_000_000
 _Entry = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Of one user. vms, vcpus: followed now; not_counted: VMs and vCPUs that found no room, since the start."""
+
+    vms: int
+    vcpus: int
+    not_counted: int
 
 
 class Probes:
     """Attached probes and the maps that they fill. close() detaches everything.
 
-    The maps behind vcpus_fd, histograms_fd, hardware_fd, vms_fd and loss_fd can be mmapped; events.h gives their
-    entries.
+    The maps behind vcpus_fd, vms_fd and loss_fd can be mmapped; events.h gives their entries. histograms (max_vcpus,
+    SERIES, BUCKETS) u4 and hardware (max_vcpus,) HARDWARE_ROW_DTYPE are mapped; they grow with use.
     """
 
     def __init__(self, maps: Maps, only: Only = ALL) -> None:
@@ -34,17 +49,36 @@ class Probes:
         self.max_vcpus, self.max_vms = maps["vcpu_totals"].entries, maps["vm_totals"].entries
         self.ring_fd = maps["records"].fd
         self.vcpus_fd = maps["vcpu_totals"].fd
-        self.histograms_fd = maps["vcpu_histograms"].fd
-        self.hardware_fd = maps["hardware_exits"].fd
+        self.histograms = maps.histograms.view.view("<u4").reshape(self.max_vcpus, SERIES, BUCKETS)
+        self.hardware = maps.hardware.view
         self.vms_fd = maps["vm_totals"].fd
         self.loss_fd = maps["losses"].fd
         self._threads = map_array(maps["threads"].fd, THREAD_DTYPE, maps["threads"].entries)
         self._next_vm = 1
-        for queue in ("free_vcpus", "free_threads"):
-            for slot in range(maps[queue].entries):
-                self._give(queue, slot)
+        self._vcpu_slots = self._thread_slots = 0  # given out so far
+        self.grow(0, _AHEAD)
         for slot in range(self.max_vms):
             self._give_vm(slot)
+
+    def grow(self, vcpus: int, at_once: int = 2 * SLOTS_PER_CHUNK) -> None:
+        """Have room for _AHEAD vCPUs more than are followed now, as far as max_vcpus and the kernel's memory allow.
+
+        The kernel clears the memory, 50 KB for each: at_once bounds how many are added by one call.
+        """
+        enough = min(vcpus + _AHEAD, self.max_vcpus, self._vcpu_slots + at_once)
+        while self._vcpu_slots < enough:
+            try:
+                self.maps.histograms.grow()
+                self.maps.hardware.grow()
+            except OSError:
+                return  # what finds no room is counted as such
+            for slot in range(self._vcpu_slots, min(self._vcpu_slots + SLOTS_PER_CHUNK, self.max_vcpus)):
+                self._give("free_vcpus", slot)
+            self._vcpu_slots = min(self._vcpu_slots + SLOTS_PER_CHUNK, self.max_vcpus)
+            threads = min(8 * self._vcpu_slots, self.maps["threads"].entries)
+            for slot in range(self._thread_slots, threads):
+                self._give("free_threads", slot)
+            self._thread_slots = threads
 
     def _give(self, queue: str, slot: int, vm: int = 0) -> None:
         self.maps[queue].push(np.array((slot, vm), FREE_SLOT_DTYPE))
@@ -62,6 +96,7 @@ class Probes:
         """Gives a vCPU slot back, after its row and histograms have been zeroed."""
         self._forget(self.maps["vcpu_slots"], lambda _, value: bool(value == slot))
         self._forget(self.maps["async_waits"], lambda key, _: bool(key["slot"] == slot))
+        self._return_share("vcpu_users", slot, (0, 1))
         self._give("free_vcpus", slot)
 
     def free_vm_slot(self, slot: int) -> None:
@@ -69,7 +104,29 @@ class Probes:
         self._forget(self.maps["vm_slots"], lambda _, value: bool(value == slot))
         memories = {int(key) for key in self._forget(self.maps["vm_slots_by_mm"], lambda _, value: bool(value == slot))}
         self._forget_pendings(lambda key, _: int(key["mm"]) in memories)
+        self._return_share("vm_users", slot, (1, 0))
         self._give_vm(slot)
+
+    def _return_share(self, table: str, slot: int, taken: tuple[int, int]) -> None:
+        user = self.maps[table].get(self.maps[table].index(slot))
+        returned = self.maps["shares_returned"]
+        for key in (returned.index(EVERYBODY), user):
+            if key is not None:
+                share = returned.get(key)
+                share = np.zeros((), returned.value) if share is None else share
+                share["taken"] += np.array(taken, "<u4")
+                returned.put(key, share)
+
+    def users(self) -> dict[int, Share]:
+        """By real user id: what room its VMs take, and how many found none."""
+        taken, returned = self.maps["shares"], self.maps["shares_returned"]
+        users: dict[int, Share] = {}
+        for user in taken.walk():
+            share, back = taken.get(user), returned.get(user)
+            if share is not None and int(user) != EVERYBODY:
+                vms, vcpus = (share["taken"] - (0 if back is None else back["taken"])).tolist()
+                users[int(user)] = Share(vms, vcpus, int(share["not_counted"]))
+        return users
 
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
         """Tells the probes of a thread that was inside KVM_RUN on descriptor vcpu_fd before they came."""

@@ -5,14 +5,15 @@ A frame is a 32-byte header, `meta_bytes` of JSON, then the message's arrays in 
 
 Kinds (meta fields; arrays):
   HELLO    first on every connection: {"version", "host", "kernel", "cpus", "started_ns", "capabilities", "max_vcpus",
-           "only": null, or which VMs alone are traced}
+           "max_vms", "only": null, or which VMs alone are traced}
   VMS      when something about the VMs changed, and at least once a second: {"vms": [{"vm", "id", "pid", "name",
            "vmm", "state": "running"|"gone", "vcpus": [{"vcpu", "slot", "tid", "name"}],
            "uffds": [{"fd", "pending", "total"}], "command", "handlers": [{"tid", "name", "cpu_ns", "pid",
            "process": that process's name, "lives": whether it is still there}], "uffd_features": [name], "backing",
            "memory_bytes", "uuid", "domain" (libvirt's), "threads": [{"tid", "name", "role", "cpu_ns"}],
            "user": real user id of the process, "unreadable": null or why the process cannot be looked at now: the
-           rest is as it was before}]};
+           rest is as it was before, "not_counted": vCPUs that found no room}], "users": [{"user", "vms", "vcpus":
+           followed now, "not_counted": VMs and vCPUs that found no room since the start}]};
            backing and memory_bytes are null until a fault has told where guest memory lies, uuid and domain if not
            known; threads are those that are no vCPUs and whose name says what they are for; they and the handlers have
            cpu_ns: CPU time that the thread has had so far, null if unknown

@@ -17,8 +17,8 @@ from .gpa import GpaCounts
 from .hardware import HardwareExits
 from .migrations.recognise import look
 from .migrations.tracker import Tracker
-from .peer import Hello, PeerMigration, PeerVms, checked
-from .rows import MAX_ROWS, MAX_SLOTS, Rows
+from .peer import Hello, PeerMigration, PeerUser, PeerVms, checked
+from .rows import MAX_RESTING, MAX_ROWS, MAX_SLOTS, Rows
 from .scalars import COUNTS, EXITS, HISTOGRAM_WIDTH, SCALARS, STALL_NS, SUMS_NS, VM_SCALARS
 from .series import Series
 from .slowest import Slowest
@@ -56,7 +56,8 @@ class Aggregate:
         )
         self.unanswered = Unanswered()
         self.migrations = Tracker(self.vms, self._counted, self.unanswered)
-        self.rows_refused = 0
+        self.users: list[PeerUser] = []  # whose VMs take which room in the collector
+        self._refused: set[tuple[int, int]] = set()  # (VM number, vCPU) that found no row
         self.wrapped: dict[int, int] = {}
         self._first = True  # no TOTALS of this collector yet
         self._named = False  # no VMS of this collector yet
@@ -72,7 +73,7 @@ class Aggregate:
         """The losses that the collector has told, and those of this server; place -> count."""
         # The collector counts the records that it dropped for its slow clients, us among them, in both places.
         slow = max(self.losses.get("slow_client", 0), self.records_dropped)
-        return self.losses | {"slow_client": slow, "server_full": self.rows_refused + self.vms.refused}
+        return self.losses | {"slow_client": slow, "server_full": len(self._refused) + self.vms.refused}
 
     def handle(self, message: Message) -> None:
         """Take one message over. Raises WireError if its meta does not fit."""
@@ -125,6 +126,9 @@ class Aggregate:
             if vm.row not in known:
                 self.series.clear_vm(vm.row)
         self.vms.forget_old(time_ns)
+        while self.rows.resting > MAX_RESTING and self.vms.make_room():
+            pass
+        self.users = peers.users
         self.threads.see(self.vms, time_ns)
         self.unanswered.vms(self.vms, time_ns)
         self.migrations.vms(time_ns)
@@ -205,11 +209,11 @@ class Aggregate:
         self.rows.detach_slot(slot)
         vm = self.vms.by_number(number)
         if vm is None:
-            self.rows_refused += 1
+            self._refused.add((number, vcpu))
             return -1
         if vcpu not in vm.rows:
             if self.rows.free == 0 and not self.vms.make_room():
-                self.rows_refused += 1
+                self._refused.add((number, vcpu))
                 return -1
             vm.rows[vcpu] = self.rows.take()
             vm.final.pop(vcpu, None)

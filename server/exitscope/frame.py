@@ -27,7 +27,8 @@ from .vms import ALL, Vm
 from .window import TICK_NS
 
 LOSS_NAMES: Final = (
-    "ring_full", "map_full", "unmatched_begin", "unmatched_end", "unreadable", "hook_missing", "slow_client"
+    "ring_full", "map_full", "unmatched_begin", "unmatched_end", "unreadable", "hook_missing", "slow_client",
+    "not_counted",
 )  # fmt: skip
 
 
@@ -171,6 +172,7 @@ def vm_list(aggregate: Aggregate, length_ns: int | None = None) -> list[dict[str
             "domain": vm.peer.domain,
             "state": vm.state,
             "vcpus": len(vm.vcpus()),
+            "not_counted": vm.peer.not_counted,
             "faults": vm.faults(aggregate.rows),
         }
         if length_ns is not None:

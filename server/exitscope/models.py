@@ -64,6 +64,10 @@ class Vm(BaseModel):
         "or not known; faults are counted all the same. null: it can be.",
     )
     vcpus: int = Field(description="Number of vCPUs.")
+    not_counted: int = Field(
+        0,
+        description="vCPUs beyond the room that the collector has, or its user's share: nothing of them is counted.",
+    )
     faults: Faults = Field(description="Faults of its vCPUs since the VM was first seen, per mode; counts.")
     threads: list[VmThread] = Field([], description="Threads that have a role, by id; empty in a recording's summary.")
 
@@ -150,7 +154,10 @@ class Loss(BaseModel):
     """The loss ledger: every place where data can be lost. Totals and percentiles stay right."""
 
     ring_full: int = Field(description="Fault records that found no room in the ring buffer; a count.")
-    map_full: int = Field(description="Faults or VMs that found no room in a BPF map; a count.")
+    map_full: int = Field(description="Faults that found no room in a BPF map; a count.")
+    not_counted: int = Field(
+        0, description="VMs and vCPUs that the collector had no room for, or that exceeded their user's share; a count."
+    )
     unmatched_begin: int = Field(description="Faults that began and never ended, e.g. their waiter died; a count.")
     unmatched_end: int = Field(description="Ends of faults whose begin was not seen; a count.")
     unreadable: int = Field(description="Times that user or kernel memory could not be read; a count.")

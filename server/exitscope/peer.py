@@ -73,6 +73,7 @@ class PeerVm(_Model):
     state: Literal["running", "gone"] = "running"
     vcpus: Annotated[list[PeerVcpu], Field(max_length=4096)] = []
     user: int | None = None
+    not_counted: Word = 0  # vCPUs
     unreadable: Name | None = None
     uffds: Annotated[list[PeerUffd], Field(max_length=4096)] = []
     uuid: Name | None = None
@@ -83,10 +84,20 @@ class PeerVm(_Model):
     uffd_features: Annotated[list[Name], Field(max_length=64)] | None = None
 
 
+class PeerUser(_Model):
+    """Room that one user's VMs take. not_counted: VMs and vCPUs that found none, since the collector's start."""
+
+    user: Word
+    vms: Word = 0
+    vcpus: Word = 0
+    not_counted: Word = 0
+
+
 class PeerVms(_Model):
     """Meta of a VMS frame."""
 
     vms: Annotated[list[PeerVm], Field(max_length=4096)]
+    users: Annotated[list[PeerUser], Field(max_length=4096)] = []
 
 
 class Hello(_Model):
@@ -99,6 +110,7 @@ class Hello(_Model):
     started_ns: Ns = 0
     capabilities: list[dict[str, Any]] | dict[str, Any] | None = None
     max_vcpus: Word | None = None
+    max_vms: Word | None = None
     only: Name | None = None
     migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
 

@@ -6,9 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import VCPU_DTYPE, VCPU_OTHER
+from exitscope_probes.settings import MOST_VCPUS
 
-MAX_ROWS: Final = 768
-"""512 vCPUs alive (the collector's default) and room for those of VMs that ended. Memory grows with use."""
+MAX_RESTING: Final = 256
+"""Rows kept for vCPUs of VMs that ended; of more only the last totals are."""
+
+MAX_ROWS: Final = MOST_VCPUS + MAX_RESTING + 1
+"""As many vCPUs as a collector may follow: there is one limit, the collector's --max-vcpus. Memory grows with use."""
 
 MAX_SLOTS: Final = 1 << 16
 """Slots of the kernel's arrays that are followed at all: a frame that names a higher one is not believed."""
@@ -37,6 +41,11 @@ class Rows:
     def free(self) -> int:
         """Rows that can be taken."""
         return len(self._free) + MAX_ROWS - self._fresh
+
+    @property
+    def resting(self) -> int:
+        """Rows in use whose VM has ended."""
+        return self._fresh - 1 - len(self._free) - int(self.alive.sum())
 
     @property
     def running(self) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import MODES, VCPU_OTHER
+from exitscope_probes.settings import MOST_VMS
 
 from .peer import PeerVm
 from .rows import BLANK, Rows
@@ -16,11 +17,14 @@ from .window import NS_PER_S
 GONE_KEPT_NS: Final = 600 * NS_PER_S
 """A VM that ended stays listed for ten minutes (DESIGN.md)."""
 
-MAX_UNNAMED: Final = 64
+MAX_UNNAMED: Final = MOST_VMS
 """VMs that counted before discovery had named them."""
 
-MAX_VMS: Final = 512
-"""VMs listed at once, gone ones included; each costs 90 KB of time series."""
+MAX_GONE: Final = 512
+"""VMs that ended and stay listed; of more the oldest are forgotten sooner. Each costs 90 KB of time series."""
+
+MAX_VMS: Final = MOST_VMS + MAX_GONE
+"""As many VMs as a collector may follow (its --max-vms), and those that ended."""
 
 ALL: Final = "all"
 """The id that stands for every running VM together; its row in per-VM arrays is 0."""
@@ -83,10 +87,15 @@ class Vms:
         self._by_number: dict[int, Vm] = {}
         self._unnamed: dict[int, Vm] = {}
         self._free = list(range(MAX_VMS, 0, -1))
-        self.refused = 0
+        self._refused: set[str] = set()  # ids
 
     def __iter__(self) -> Iterator[Vm]:
         return iter(self._by_id.values())
+
+    @property
+    def refused(self) -> int:
+        """VMs for which there was no room."""
+        return len(self._refused)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -174,10 +183,10 @@ class Vms:
                 del self._by_number[old.number]
         else:
             gone = [vm for vm in self if vm.gone_ns is not None]
-            if not self._free and gone:
+            if len(gone) >= MAX_GONE or (gone and not self._free):
                 self._drop(min(gone, key=lambda vm: vm.gone_ns or 0))
             if not self._free:
-                self.refused += 1
+                self._refused.add(peer.id)
                 for row in vm.rows.values():
                     self._rows.release(row)
                 return None

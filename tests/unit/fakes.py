@@ -21,6 +21,7 @@ from exitscope_probes.records import (
     VM_DTYPE,
 )
 from exitscope_probes.ring import BUSY_BIT, DISCARD_BIT
+from exitscope_probes.upkeep import Share
 
 PAGE = mmap.PAGESIZE
 HISTOGRAM_BYTES = BUCKETS * 4
@@ -101,7 +102,7 @@ class FakeProbes:
         ]
         self._files = [self.ring, *files]
         self.ring_fd = self.ring.fd
-        self.vcpus_fd, self.histograms_fd, self.vms_fd, self.loss_fd, self.hardware_fd = (file.fd for file in files)
+        self.vcpus_fd, _, self.vms_fd, self.loss_fd, _ = (file.fd for file in files)
         vcpus, histograms, vms, loss, hardware = (file.data for file in files)
         self.vcpus = vcpus[: max_vcpus * VCPU_DTYPE.itemsize].view(VCPU_DTYPE)
         size_bytes = max_vcpus * SERIES * HISTOGRAM_BYTES
@@ -111,6 +112,13 @@ class FakeProbes:
         self.loss = loss[: 8 * len(LOSSES)].view("<u8")
         self.freed: list[tuple[str, int]] = []
         self.seeded: list[tuple[int, int]] = []
+
+    def grow(self, vcpus: int) -> None:
+        """All is there."""
+
+    def users(self) -> dict[int, Share]:
+        """One who has something."""
+        return {1000: Share(1, 2, 0)}
 
     def add_vm(self, vm: int, pid: int, slots: dict[int, int], vm_slot: int = 0) -> None:
         """A VM with vCPUs {slot: tid}; vCPU numbers count up."""

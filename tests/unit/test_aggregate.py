@@ -13,6 +13,7 @@ from exitscope.view import View
 from exitscope.vms import ALL
 from exitscope.window import WINDOWS
 from exitscope_probes.records import EXIT_NAMES, MODE_ASYNC, MODE_EXIT, MODE_KERNEL, VCPU_OTHER
+from exitscope_probes.settings import MAX_VCPUS
 from exitscope_probes.wire import Kind, Message, WireError, decode_body, decode_header, encode
 
 from .frames import FakeVm, Feeder, S
@@ -322,7 +323,7 @@ def test_hundreds_of_vms_come_and_go_and_nothing_grows(monkeypatch: pytest.Monke
         feeder.remove_vm(number)
     listed = vm_list(aggregate)
     assert [entry["faults"]["uffd"] for entry in listed] == list(range(281, 301))
-    assert aggregate.rows_refused == aggregate.vms.refused == 0
+    assert aggregate.ledger["server_full"] == 0
 
 
 def test_gone_vms_give_their_rows_to_running_ones_and_keep_their_totals() -> None:
@@ -335,16 +336,33 @@ def test_gone_vms_give_their_rows_to_running_ones_and_keep_their_totals() -> Non
         aggregate.handle(feeder.totals())
         _end(feeder, aggregate, vm)
         feeder.remove_vm(number)
-    assert aggregate.rows_refused == 0
+    assert aggregate.ledger["server_full"] == 0
+    assert aggregate.rows.resting <= rows_module.MAX_RESTING
     assert [entry["faults"]["uffd"] for entry in vm_list(aggregate)] == [5] * 5
     assert [entry["vcpus"] for entry in vm_list(aggregate)] == [256] * 5
 
 
-def test_more_vcpus_than_rows_are_counted_as_refused() -> None:
+def test_more_vcpus_than_rows_are_refused_and_each_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_ROWS", 101)
     feeder = Feeder(max_vcpus=1024)
     feeder.add_vm(1, 1000)
     aggregate = aggregate_of(feeder)
-    assert aggregate.rows_refused >= 1000 - rows_module.MAX_ROWS
+    for _ in range(3):
+        aggregate.handle(feeder.totals())
+    assert aggregate.ledger["server_full"] == 900
+
+
+def test_as_many_vcpus_as_a_collector_follows_have_room() -> None:
+    feeder = Feeder(max_vcpus=MAX_VCPUS)
+    for number in range(1, 601):
+        feeder.add_vm(number, 3)
+    aggregate = aggregate_of(feeder)
+    feeder.fault(feeder.vms[600], 2, 1 * MS, 7)
+    aggregate.handle(feeder.totals())
+    assert aggregate.ledger["server_full"] == 0
+    listed = vm_list(aggregate)
+    assert len(listed) == 600 and {entry["vcpus"] for entry in listed} == {3}
+    assert listed[-1]["faults"]["uffd"] == 7
 
 
 @pytest.mark.parametrize(

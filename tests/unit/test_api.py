@@ -55,6 +55,7 @@ def test_vms(client: TestClient, feeder: Feeder, source: FeederSource) -> None:
     source.handle(feeder.totals())
     assert get(client, "/api/v1/vms") == {
         "vms": [{"id": "one", "pid": 4001, "name": "fake", "vmm": "test", "state": "running", "vcpus": 2,
+                     "not_counted": 0,
                  "faults": {"uffd": 5, "exit": 0, "memory_fault": 0, "async": 0, "kernel": 0},
                  "uuid": None, "domain": None, "user": None, "unreadable": None, "threads": []}]
     }  # fmt: skip

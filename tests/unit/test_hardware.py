@@ -38,7 +38,7 @@ def rows(cells: npt.NDArray[Any]) -> list[tuple[int, ...]]:
 
 
 def test_only_cells_that_changed_are_read_with_their_whole_count(probes: FakeProbes) -> None:
-    reader = HardwareReader(probes.hardware_fd, probes.max_vcpus)
+    reader = HardwareReader(probes.hardware)
     slots = np.array([2, 5])
     assert rows(reader.poll(slots)) == []
     probes.hardware_exit(2, NPF, 4_000)
@@ -56,7 +56,7 @@ def test_only_cells_that_changed_are_read_with_their_whole_count(probes: FakePro
 
 
 def test_an_exit_that_goes_on_is_counted_and_timed_when_it_ends(probes: FakeProbes) -> None:
-    reader = HardwareReader(probes.hardware_fd, probes.max_vcpus)
+    reader = HardwareReader(probes.hardware)
     slots = np.array([0])
     probes.hardware_exit(0, HLT, 0)
     assert rows(reader.poll(slots)) == [(0, ISA_SVM, HLT, 1, 0, 0)]
@@ -67,7 +67,7 @@ def test_an_exit_that_goes_on_is_counted_and_timed_when_it_ends(probes: FakeProb
 
 
 def test_a_cell_written_after_its_mark_was_seen_is_read_the_next_time(probes: FakeProbes) -> None:
-    reader = HardwareReader(probes.hardware_fd, probes.max_vcpus)
+    reader = HardwareReader(probes.hardware)
     slots = np.array([0])
     probes.hardware["moved"][0] = 1
     assert rows(reader.poll(slots)) == []
@@ -77,7 +77,7 @@ def test_a_cell_written_after_its_mark_was_seen_is_read_the_next_time(probes: Fa
 
 
 def test_a_cleared_slot_starts_from_zero(probes: FakeProbes) -> None:
-    reader = HardwareReader(probes.hardware_fd, probes.max_vcpus)
+    reader = HardwareReader(probes.hardware)
     probes.hardware_exit(1, BEYOND, 10)
     reader.poll(np.array([1]))
     reader.clear(1)

@@ -115,11 +115,12 @@ def test_rows_changed_tells_of_a_new_row_until_the_next_poll(probes: FakeProbes)
 
 
 def test_losses_by_name(probes: FakeProbes) -> None:
-    probes.loss[:] = [1, 2, 3, 4, 1 << 40]
+    probes.loss[:] = [1, 2, 3, 4, 1 << 40, 6]
     assert TotalsReader(probes).loss() == {
         "ring_full": 1,
         "map_full": 2,
         "unmatched_begin": 3,
         "unmatched_end": 4,
         "unreadable": 1 << 40,
+        "not_counted": 6,
     }

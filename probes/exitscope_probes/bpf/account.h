@@ -86,7 +86,7 @@ static __always_inline u32 stages_seen(u8 seen, bool exit) {
 /* Counts a finished fault in the totals and sends its record. */
 static __always_inline void finish(u32 slot, struct fault_record *record, u64 whole_ns, u64 stall_ns, bool shared) {
     struct vcpu_totals *totals = totals_of(slot);
-    struct vcpu_histograms *histograms = bpf_map_lookup_elem(MAP(vcpu_histograms), &slot);
+    struct vcpu_histograms *histograms = histograms_of(slot);
     if (!totals || !histograms)
         return;
     bool exit = record->mode == MODE_EXIT || record->mode == MODE_MEMORY_FAULT;

@@ -159,7 +159,8 @@ struct vm_totals {
     __u64 fills_failed;                /* the resolving ioctl returned an error, -EEXIST among them */
     __u64 fills_demand[RESOLVERS];     /* successful fills that somebody waited for */
     __u64 fills_background[RESOLVERS]; /* successful fills ahead of need */
-    __u64 reserved;
+    __u32 user;                        /* who answers for it: real user id */
+    __u32 not_counted;                 /* vCPUs that found no room */
 };
 
 /* Hardware exits of one vCPU slot, by the processor's own exit code. Cells: VMX basic exit reasons and SVM exit codes
@@ -191,6 +192,7 @@ struct hardware_exits {
 #define LOSS_UNMATCHED_BEGIN 2 /* faults begun and never ended: the waiter died */
 #define LOSS_UNMATCHED_END 3   /* ends whose begin was not seen */
 #define LOSS_UNREADABLE 4      /* user or kernel memory that could not be read */
+#define LOSS_NOT_COUNTED 5     /* VMs and vCPUs that found no room */
 #define LOSSES 8
 
 #endif

@@ -184,7 +184,7 @@ static __always_inline void begin_fault(u64 vcpu, u64 address, u64 error_code) {
 /* A guest fault that KVM solved without userspace: counted, never a record each. */
 static __always_inline void finish_kernel(struct thread *thread, u64 now) {
     struct vcpu_totals *totals = totals_of(thread->slot);
-    struct vcpu_histograms *histograms = bpf_map_lookup_elem(MAP(vcpu_histograms), &thread->slot);
+    struct vcpu_histograms *histograms = histograms_of(thread->slot);
     if (!totals || !histograms)
         return;
     u64 whole_ns = now - thread->access_ns;

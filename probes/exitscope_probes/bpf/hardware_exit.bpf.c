@@ -5,11 +5,11 @@
  * userspace if there is one between, as perf kvm stat does it.
  */
 
-MAP_OF(hardware_exits, u32, struct hardware_exits);
+MAP_OF(hardware_exits, u32, u32);
 
 static __always_inline struct hardware_exits *current_hardware(void) {
     struct thread *thread = current_vcpu();
-    return thread ? bpf_map_lookup_elem(MAP(hardware_exits), &thread->slot) : 0;
+    return thread ? in_chunk(MAP(hardware_exits), thread->slot) : 0;
 }
 
 /* exit_reasons.py computes the same. */

@@ -2,7 +2,10 @@
  * those of threads by thread_exit.bpf.c. */
 
 /* A new VM may sit where an ended one sat: whatever is remembered of that address is stale. */
-static __always_inline void forget_vm(u64 kvm) { bpf_map_delete_elem(MAP(vm_slots), &kvm); }
+static __always_inline void forget_vm(u64 kvm) {
+    bpf_map_delete_elem(MAP(vm_slots), &kvm);
+    bpf_map_delete_elem(MAP(not_counted), &kvm);
+}
 
 /* Whose memory is behind a userfaultfd may have changed. */
 static __always_inline void note_new_memory(void) {
@@ -19,13 +22,18 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     if (!is_wanted())
         return NO_SLOT;
     struct free_slot got = {};
-    if (bpf_map_pop_elem(MAP(free_vms), &got)) {
-        lose(LOSS_MAP_FULL);
+    u32 user = current_user();
+    if (!may_take(user, ROOM_VMS) || bpf_map_pop_elem(MAP(free_vms), &got)) {
+        leave_out(kvm, 0, user);
         return NO_SLOT;
     }
     struct vm_totals *row = vm_totals_of(got.slot);
     if (!row)
         return NO_SLOT;
+    take(user, ROOM_VMS, 1);
+    bpf_map_update_elem(MAP(vm_users), &got.slot, &user, BPF_ANY);
+    row->user = user;
+    row->not_counted = 0;
     row->tgid = bpf_get_current_pid_tgid() >> 32;
     row->kvm = kvm;
     row->mm = mm;
@@ -34,6 +42,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     if (bpf_map_update_elem(MAP(vm_slots), &kvm, &slot, BPF_NOEXIST)) {
         /* Another vCPU of the same VM was quicker, or the map is full. */
         row->vm = 0;
+        take(user, ROOM_VMS, -1);
         bpf_map_push_elem(MAP(free_vms), &got, 0);
         known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
         if (!known)
@@ -59,13 +68,20 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
         }
     }
     struct free_slot got = {};
-    if (bpf_map_pop_elem(MAP(free_vcpus), &got)) {
-        lose(LOSS_MAP_FULL);
+    struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
+    u32 user = vm ? vm->user : 0;
+    if (!may_take(user, ROOM_VCPUS) || bpf_map_pop_elem(MAP(free_vcpus), &got)) {
+        if (leave_out(identity, thread->vm, user) && vm)
+            __sync_fetch_and_add(&vm->not_counted, 1);
         return NO_SLOT;
     }
     struct vcpu_totals *row = totals_of(got.slot);
     if (!row)
         return NO_SLOT;
+    if (let_in(identity, thread->vm) && vm)
+        __sync_fetch_and_add(&vm->not_counted, -1);
+    take(user, ROOM_VCPUS, 1);
+    bpf_map_update_elem(MAP(vcpu_users), &got.slot, &user, BPF_ANY);
     row->vm_slot = thread->wait.vm_slot;
     row->tgid = tgid;
     row->vcpu = thread->vcpu_id;
@@ -131,7 +147,10 @@ static __always_inline struct thread *adopt_vcpu(u64 vcpu) {
     thread->wait.open = 0;
     thread->exit_ns = 0;
     thread->slot = vcpu_slot_of(vcpu, thread, vm->tgid);
-    return thread->slot == NO_SLOT ? 0 : thread;
+    if (thread->slot != NO_SLOT)
+        return thread;
+    thread->vcpu = 0; /* tried again: there may be room by then */
+    return 0;
 }
 
 /* The current thread if it runs a vCPU. */

@@ -148,6 +148,7 @@ struct tid_page {
     u16 thread[TIDS_PER_PAGE]; /* thread slot + 1, 0: none of ours */
 };
 
+/* Of these, arrays of arrays: they grow with use. */
 struct vcpu_histograms {
     struct latency_histogram series[SERIES];
 };
@@ -168,7 +169,7 @@ struct settings {
     _Static_assert(KEY_##name == sizeof(key) && VALUE_##name == sizeof(value), "maps.py has other sizes for " #name)
 
 MAP_OF(vcpu_totals, u32, struct vcpu_totals);
-MAP_OF(vcpu_histograms, u32, struct vcpu_histograms);
+MAP_OF(vcpu_histograms, u32, u32);
 MAP_OF(vm_totals, u32, struct vm_totals);
 MAP_OF(losses, u32, struct losses);
 MAP_OF(tids, u32, struct tid_page);
@@ -232,6 +233,15 @@ static __always_inline struct thread *thread_of(u32 tid) {
 static __always_inline bool is_vcpu(struct thread *thread) { return thread->vcpu_id != VCPU_OTHER; }
 
 static __always_inline struct vcpu_totals *totals_of(u32 slot) { return bpf_map_lookup_elem(MAP(vcpu_totals), &slot); }
+
+/* An entry of an array that grows (chunks.py). */
+static __always_inline void *in_chunk(void *chunks, u32 slot) {
+    u32 number = slot / SLOTS_PER_CHUNK, index = slot % SLOTS_PER_CHUNK;
+    void *chunk = bpf_map_lookup_elem(chunks, &number);
+    return chunk ? bpf_map_lookup_elem(chunk, &index) : 0;
+}
+
+static __always_inline struct vcpu_histograms *histograms_of(u32 slot) { return in_chunk(MAP(vcpu_histograms), slot); }
 
 static __always_inline struct vm_totals *vm_totals_of(u32 slot) { return bpf_map_lookup_elem(MAP(vm_totals), &slot); }
 

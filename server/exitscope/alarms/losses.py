@@ -1,14 +1,15 @@
 """Rules: data that are being lost, and a collector that has gone silent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ..aggregate import Aggregate
+from ..peer import PeerUser
 from ..source import STALE_NS, Status
 from ..words import counted
 from .finding import Finding
 from .sight import Sight
-from .words import age, names
+from .words import age, names, user_name
 
 HOLD_NS: Final = 10_000_000_000
 """Losses come in bursts."""
@@ -16,6 +17,7 @@ HOLD_NS: Final = 10_000_000_000
 _PLACES: Final[dict[str, tuple[str, str]]] = {
     "ring_full": ("fault record", "found no room in the ring buffer"),
     "map_full": ("fault", "found no room in a BPF map"),
+    "not_counted": ("VM or vCPU", "found no room and is not counted"),
     "ring_error": ("record", "could not be read from the ring buffer"),
     "slow_client": ("fault record", "came too fast for a reader of the collector"),
     "recording_error": ("write", "of a recording failed"),
@@ -23,7 +25,7 @@ _PLACES: Final[dict[str, tuple[str, str]]] = {
 }
 """Places of the loss ledger -> what was lost, and why. What the others count happens in ordinary runs, too."""
 
-_MANY: Final = {"vCPU or VM": "vCPUs or VMs"}
+_MANY: Final = {"vCPU or VM": "vCPUs or VMs", "VM or vCPU": "VMs or vCPUs"}
 
 _HINTS: Final = {
     "ring_full": "Totals stay right. A larger --ring-bytes takes longer bursts, or the host is too busy.",
@@ -70,9 +72,25 @@ class Losses:
             "records_lost",
             "warning",
             f"{names(told)}{since}.",
-            next((_HINTS[place] for place in lost if place in _HINTS), _HINT),
+            _room(sight.aggregate.users) if "not_counted" in lost else _hint(lost),
             hold_ns=0,
         )
+
+
+def _hint(lost: Iterable[str]) -> str:
+    return next((_HINTS[place] for place in lost if place in _HINTS), _HINT)
+
+
+def _room(users: Sequence[PeerUser]) -> str:
+    """Who takes the collector's room for VMs, and what to do."""
+    remedy = "Larger --max-vcpus and --max-vms of the collector give more room; each user but root may take half of it."
+    first = max(users, key=lambda user: (user.vcpus, user.vms), default=None)
+    if first is None:
+        return remedy
+    room = f"{counted(first.vms, 'VM')} with {counted(first.vcpus, 'vCPU')}"
+    left_out = sorted((user for user in users if user.not_counted), key=lambda user: -user.not_counted)
+    whose = names([f"{user.not_counted} of {user_name(user.user)}" for user in left_out[:3]])
+    return f"Not counted: {whose}. {user_name(first.user)} has the most room, {room}. {remedy}"
 
 
 def source_lost(aggregate: Aggregate, status: Status, now_ns: int) -> Iterator[Finding]:

@@ -1,10 +1,13 @@
 """How alarms speak: lengths of time and lists, for a person."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 _UNITS: Final = ((3600 * 10**9, "h"), (60 * 10**9, "min"), (10**9, "s"), (10**6, "ms"))
 _NAMED: Final = 4
+_USERS: Final = Path("/etc/passwd")
 
 
 def age(length_ns: int) -> str:
@@ -21,3 +24,14 @@ def names(listed: Sequence[str]) -> str:
     if len(listed) > _NAMED:
         return f"{', '.join(listed[: _NAMED - 1])} and {len(listed) - _NAMED + 1} others"
     return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:])))
+
+
+@cache
+def user_name(user: int) -> str:
+    """Such as alice (uid 1000). From this host's own file: to ask a directory in the network could take long."""
+    try:
+        lines = _USERS.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    name = next((fields[0] for line in lines if (fields := line.split(":"))[2:3] == [str(user)]), "")
+    return f"{name} (uid {user})" if name.isprintable() and name else f"uid {user}"
