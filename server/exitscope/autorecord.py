@@ -63,7 +63,7 @@ class AutoRecorder:
         """Look for migrations, and record them."""
         if self._preroll is None:
             return
-        waiting = asyncio.create_task(self._preroll.run())
+        waiting = asyncio.create_task(self._library.aside.run(self._preroll.run()))
         try:
             while not waiting.done():
                 await self._look(self._preroll)
@@ -93,7 +93,7 @@ class AutoRecorder:
         other = next((own for own in self._own if any(course.other == one.id for one in own.courses)), None)
         already = self._library.recording(course.vm)
         if other is not None and other.stopping is None:
-            self._library.include(other.id, course.vm, preroll.kept())
+            self._library.include(other.id, course.vm, await self._library.aside.run(preroll.kept()))
             other.courses.append(course)
             course.recording = other.id
         elif already is not None:
@@ -101,7 +101,7 @@ class AutoRecorder:
         elif self._too_many(course):
             course.note(_NOT, f"{_NOT}: others like it are, or were a moment ago.")
         else:
-            opening = await preroll.take()
+            opening = await self._library.aside.run(preroll.take())
             what = "page-in" if course.kind == "page-in" else "migration"
             try:
                 name = f"{what} of {course.vm_name}"[:MAX_NAME]

@@ -71,19 +71,19 @@ def test_what_is_handed_over_goes_on_without_a_hole(tmp_path: Path) -> None:
 
     async def scenario() -> tuple[int, str]:
         preroll = Preroll(str(path), keep_ns=S)
-        running = asyncio.create_task(preroll.run())
+        running = asyncio.create_task(library.aside.run(preroll.run()))
         await asyncio.sleep(0.5)
         fake.wanted = 7  # will be folded
         await asyncio.sleep(1.6)
         fake.wanted = 11  # kept
         await asyncio.sleep(0.6)
         asked_ns = time.monotonic_ns()
-        opening = await preroll.take()
+        opening = await library.aside.run(preroll.take())
         assert isinstance(opening, Opening)
         recording_id = await library.start("with a preroll", "fake-1", opening)
         fake.wanted = 13
         await asyncio.sleep(0.5)
-        again = await preroll.take()
+        again = await library.aside.run(preroll.take())
         assert again is not None
         second = await library.start("at the same time", "fake-1", again)
         fake.wanted = 3

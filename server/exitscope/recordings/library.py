@@ -13,6 +13,7 @@ from typing import Final
 
 from ..errors import ApiError
 from ..framing import Frame
+from .aside import Aside
 from .file import RecordingFile
 from .finish import finish
 from .meta import RecordingMeta, State
@@ -113,6 +114,7 @@ class Library:
     def __init__(self, directory: str | os.PathLike[str], limits: Limits, socket_path: str | None) -> None:
         self.shelf = Shelf(directory)
         self.limits = limits
+        self.aside = Aside()
         self._socket_path = socket_path
         self._running: dict[str, _Running] = {}
         self._one_finish = asyncio.Lock()
@@ -139,7 +141,7 @@ class Library:
         """End what runs; its spools are finished by the next server."""
         running = [one for one in self._running.values() if one.task and not one.finishing]
         for one in running:
-            one.recorder.stop("ended with the server")
+            self.aside.call(one.recorder.stop, "ended with the server")
             if one.task:
                 one.task.cancel()
         await asyncio.gather(*(one.task for one in running if one.task), return_exceptions=True)
@@ -156,7 +158,7 @@ class Library:
     def include(self, recording_id: str, vm: str, earlier: Sequence[Frame] = ()) -> None:
         """Record this VM, too: see Recorder.include."""
         if one := self._running.get(recording_id):
-            one.recorder.include(vm, earlier)
+            self.aside.call(one.recorder.include, vm, earlier)
 
     async def start(self, name: str = "", vm: str | None = None, opening: Opening | None = None) -> str:
         """Begin a recording of one VM or of all; returns its id once it really records. Raises ApiError 409.
@@ -167,7 +169,7 @@ class Library:
             return await self._start(name, vm, opening)
         except ApiError:
             if opening is not None:
-                opening.writer.close()
+                self.aside.call(opening.writer.close)
             raise
 
     async def _start(self, name: str, vm: str | None, opening: Opening | None) -> str:
@@ -190,13 +192,13 @@ class Library:
         recorder = Recorder(spool, self._socket_path, vm, self.limits.max_bytes or None, opening)
         one = self._running[recording_id] = _Running(recorder, name, vm, said["started_wall_ms"], said["shelved_ns"])
         one.task = asyncio.create_task(self._record(recording_id, one))
-        begun = asyncio.create_task(recorder.begun.wait())
+        begun = asyncio.create_task(self.aside.run(recorder.begun.wait()))
         await asyncio.wait((begun, one.task), timeout=_BEGIN_S, return_when=asyncio.FIRST_COMPLETED)
         if begun.done():
             return recording_id
         begun.cancel()
         one.unwanted = True
-        one.recorder.stop()
+        self.aside.call(one.recorder.stop)
         await asyncio.wait((one.task,))
         self.shelf.remove(recording_id)
         raise ApiError(
@@ -210,7 +212,7 @@ class Library:
         """
         one = self._running.get(recording_id)
         if one is not None and one.task is not None:
-            one.recorder.stop(note)
+            self.aside.call(one.recorder.stop, note)
             await asyncio.wait((one.task,), timeout=_STOP_S)
         return self.entry(recording_id)
 
@@ -267,7 +269,7 @@ class Library:
         one = self._running.get(recording_id)
         if one is not None and one.task is not None:
             one.unwanted = True
-            one.recorder.stop()
+            self.aside.call(one.recorder.stop)
             await asyncio.wait((one.task,))
         self.entry(recording_id)
         self.shelf.remove(recording_id)
@@ -325,7 +327,7 @@ class Library:
             return False
 
     async def _record(self, recording_id: str, one: _Running) -> None:
-        await one.recorder.run()
+        await self.aside.run(one.recorder.run())
         one.finishing = True
         try:
             if not one.unwanted:

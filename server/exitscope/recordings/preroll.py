@@ -176,7 +176,7 @@ class Preroll:
         self._passed_on.append(passing_on)
         return Opening(frames, reader, writer, self._folded.time_ns)
 
-    def kept(self) -> list[Frame]:
+    async def kept(self) -> list[Frame]:
         """Frames of the last seconds, oldest first."""
         return list(self._frames)
 
