@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from .monitorsocket import MonitorSockets
 from .procfs import Proc
+from .reads import Reads, Unreadable
 from .vmm import identify
 
 _MAX_NAMED: Final = 3
@@ -14,13 +16,25 @@ _MAX_NAMED: Final = 3
 def survey(proc: Proc) -> list[tuple[str, str | None]]:
     """(name of the VM and its pid, None or why its monitor cannot be asked) of each QEMU of this host."""
     sockets = MonitorSockets(proc)
+    reads = Reads()
     found = []
     for pid in sorted(proc.pids()):
         executable = proc.executable(pid)
-        vmm, name = identify(executable, proc.arguments(pid), executable)
-        if vmm == "QEMU":
-            found.append((f"{name} (pid {pid})", _obstacle(sockets, pid)))
+        vmm, name = identify(executable, (), executable)
+        if vmm != "QEMU":
+            continue
+        try:
+            name, obstacle = reads.read(pid, proc.user(pid), partial(_look, proc, sockets, pid))
+        except Unreadable as why:
+            obstacle = str(why)
+        found.append((f"{name} (pid {pid})", obstacle))
     return found
+
+
+def _look(proc: Proc, sockets: MonitorSockets, pid: int) -> tuple[str, str | None]:
+    executable = proc.executable(pid)
+    _, name = identify(executable, proc.arguments(pid), executable)
+    return name, _obstacle(sockets, pid)
 
 
 def told(found: Sequence[tuple[str, str | None]]) -> str:

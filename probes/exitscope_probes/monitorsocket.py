@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from .asowner import open_path, owner_of, rights_of
 from .monitors import monitors, shown
 from .procfs import Proc
 from .socketfile import peer
-from .unixsockets import UnixSockets, absolute
+from .unixsockets import UnixSockets, absolute, bound_file
 
-_DENIED: Final = (errno.EACCES, errno.EPERM)
+_DENIED: Final = (errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class MonitorSockets:
         if closed:
             return closed
         try:
-            connection = _connection(place.path)
+            connection = self._connection(pid, place)
+            if isinstance(connection, Closed):
+                return connection
             peer_pid, _, _ = peer(connection)
         except OSError as error:
             return _why(error, place)
@@ -103,6 +106,33 @@ class MonitorSockets:
             return Closed("busy", f"another client waits to be served on {place.shown}", place)
         return None
 
+    def _connection(self, pid: int, place: Place) -> socket.socket | Closed:
+        """To the socket that was looked at, and no other: the path may lead elsewhere by now, to somebody else's.
+
+        By way of its descriptor, with the process's own rights, once it is known to be that process's.
+        """
+        owner = owner_of(self._proc, pid)
+        fd = open_path(self._proc, place.path, owner)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISSOCK(found.st_mode):
+                raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+            if found.st_uid not in (owner.user, self._proc.user(pid), os.geteuid()):
+                return Closed("refused", f"{place.shown} is a socket of user {found.st_uid}, not of this VM's", place)
+            bound = bound_file(self._own.get(pid, 0))
+            if bound is not None and bound != found.st_ino & 0xFFFF_FFFF:
+                return Closed("refused", f"{place.shown} is not the socket that this VM's process listens on", place)
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            try:
+                with rights_of(owner):
+                    connection.connect(f"/proc/self/fd/{fd}")  # at once, or EAGAIN: unix(7)
+            except OSError:
+                connection.close()
+                raise
+            return connection
+        finally:
+            os.close(fd)
+
     def _same(self, path: str, pid: int, bound: str) -> bool:
         """Whether a path that the user gave is that socket of the process."""
         if not bound.startswith("/"):
@@ -115,27 +145,10 @@ class MonitorSockets:
         return self._sockets.listening(pid).get(self._sockets.inode_of(pid, fd), "")
 
 
-def _connection(path: str) -> socket.socket:
-    """By way of its descriptor: a path in another root directory may be longer than an address can be."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{fd}")  # at once, or EAGAIN: unix(7)
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    finally:
-        os.close(fd)
-
-
 def _why(error: OSError, place: Place) -> Closed:
     reason = f"{place.shown}: {error.strerror or error}"
     if error.errno == errno.EAGAIN:
         return Closed("busy", f"other clients wait to be served on {place.shown}", place)
     if error.errno in _DENIED:
-        return Closed("refused", f"{reason}: the collector's user may not connect to it", place)
+        return Closed("refused", f"{reason}: neither its user nor the collector's may connect to it so", place)
     return Closed("absent", reason, place)

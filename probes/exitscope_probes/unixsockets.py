@@ -1,6 +1,8 @@
 """Who listens on a unix socket, and who is connected to it, without connecting: /proc/PID/net/unix."""
 
 import os
+import socket
+import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +11,16 @@ from typing import Final
 from .procfs import Proc
 
 MAX_TABLE_BYTES: Final = 8 << 20
+_DIAG_S: Final = 0.2  # the kernel answers at once
 _KEEP_S: Final = 0.005  # several VMs that are looked at in one go share the table
+# include/uapi/linux/: netlink.h, sock_diag.h, unix_diag.h
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
+_UDIAG_SHOW_VFS, _UNIX_DIAG_VFS = 2, 1
+_LISTENING: Final = 1 << 10  # TCP_LISTEN, include/net/tcp_states.h
+_NO_COOKIE: Final = 0xFFFFFFFF
+_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr
+_REQUEST: Final = struct.Struct("=BBHIIIII")  # struct unix_diag_req
+_ANSWER: Final = struct.Struct("=BBBBIII")  # struct unix_diag_msg
 _ACCEPTING: Final = 0x10000  # __SO_ACCEPTCON, include/linux/net.h
 _PREFIX, _SUFFIX = "socket:[", "]"  # of the link of a socket's descriptor, net/socket.c
 
@@ -102,3 +113,28 @@ def absolute(proc: Proc, pid: int, path: str) -> str:
         if path.startswith("/")
         else os.path.join(proc.root, str(pid), "cwd", path)
     )
+
+
+def bound_file(inode: int) -> int | None:
+    """Inode number, its lower 32 bits, of the file that a listening socket is bound to; None if the kernel can't say.
+
+    inode: the socket's own. Only sockets of our network namespace are found, and only with CONFIG_UNIX_DIAG.
+    """
+    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, _LISTENING, inode, _UDIAG_SHOW_VFS, _NO_COOKIE, _NO_COOKIE)
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(_DIAG_S)
+            netlink.send(header + request)
+            answer = netlink.recv(4096)
+    except OSError:
+        return None
+    if len(answer) < _HEADER.size or _HEADER.unpack_from(answer)[1] != _SOCK_DIAG_BY_FAMILY:
+        return None  # an error: there is no such socket here
+    at = _HEADER.size + _ANSWER.size
+    while at + 12 <= len(answer):
+        length, kind = struct.unpack_from("=HH", answer, at)
+        if kind == _UNIX_DIAG_VFS:
+            return int(struct.unpack_from("=I", answer, at + 4)[0])
+        at += max((length + 3) & ~3, 4)
+    return None

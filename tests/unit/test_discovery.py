@@ -46,7 +46,7 @@ class FakeProc:
         # A comm may hold spaces and brackets: only the last ) ends it.
         (home / "stat").write_text(f"{pid} (a) b (c)) {state} " + " ".join(["0"] * 18) + f" {start} 0 0\n")
         (home / "comm").write_text("comm\n")
-        (home / "status").write_text(f"Name:\tcomm\nTgid:\t{pid}\nPid:\t{pid}\nUid:\t1000\t0\t0\t0\n")
+        (home / "status").write_text(f"Name:\tcomm\nTgid:\t{pid}\nPid:\t{pid}\nUid:\t1000\t0\t0\t0\nGid:\t0\t0\t0\t0\n")
         (home / "cmdline").write_bytes(b"\0".join(a.encode() for a in arguments) + b"\0")
         (home / "exe").unlink(missing_ok=True)
         (home / "exe").symlink_to(exe)

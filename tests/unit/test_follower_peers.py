@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from exitscope_probes.migration import Follower
 from exitscope_probes.qmp import MAX_BYTES
 
-from .monitor_bench import Bench, Peer, Talk, greets_only, qemu
+from .monitor_bench import TIMEOUT_S, Bench, Peer, Talk, greets_only, qemu
 from .test_qmp import GREETING, lines
 
 
@@ -112,3 +115,37 @@ def test_one_that_was_followed_and_goes_wrong_is_lost_until_it_answers_again(ben
     peer.talk, count = qemu, len(bench.said)
     bench.turn(lambda: bench.said[-1]["follow"] == "followed" and len(bench.said) > count)
     assert bench.said[-1]["reason"] is None
+
+
+def test_forty_that_hold_do_not_starve_another(tmp_path: Path) -> None:
+    """More than are asked at the same time; each takes the connection and says nothing."""
+    benches = [Bench(tmp_path / f"{number}.sock") for number in range(41)]
+    follower = Bench(tmp_path / "all.sock")
+    follower.follower = Follower(follower.selector, follower.note, [str(bench.path) for bench in benches])
+    children = []
+    for number, bench in enumerate(benches):
+        child = os.fork()
+        if child == 0:
+            try:
+                bench.listen(qemu if number == 40 else greets_only)
+                signal.pause()
+            finally:
+                os._exit(0)
+        children.append(child)
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not all(bench.path.exists() for bench in benches):
+            assert time.monotonic() < deadline
+        follower.follower.see(
+            [
+                {"vm": n, "id": f"vm-{n}", "pid": pid, "name": "web", "vmm": "QEMU", "state": "running"}
+                for n, pid in enumerate(children, 1)
+            ]
+        )
+        follower.turn(lambda: any(meta["vm"] == 41 and meta["follow"] == "followed" for meta in follower.said))
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for bench in (*benches, follower):
+            bench.close()
