@@ -126,7 +126,7 @@ function fill(row, recording) {
   cells[7].title = vmNames(recording.vms);
   setText(cells[8], state);
   setAttribute(cells[8], 'class', `state ${state}`);
-  if (finished && !cells[9].firstElementChild) cells[9].append(...downloads(name || id, (format) => address(`recordings/${encodeURIComponent(id)}/faults`, { format })));
+  if (finished && !cells[9].firstElementChild) cells[9].append(...downloads(name || id, (format) => address(`recordings/${encodeURIComponent(id)}/faults`, { format }), true));
   const [play, stop, bin] = /** @type {HTMLButtonElement[]} */ ([...cells[10].children]);
   play.hidden = state === 'recording';
   play.disabled = !finished;

@@ -179,9 +179,13 @@ export function vmNames(vms) {
   return vms.map((vm) => (typeof vm === 'string' ? vm : vm.name)).join(', ');
 }
 
-/** The links to a recording's files. @param {string} id @param {(format: string) => string} urlOf */
-export function downloads(id, urlOf) {
-  return ['json', 'csv', 'parquet', 'arrow', 'perfetto'].map((format) => {
+/**
+ * The links to a recording's files. whole: no part of it, so the recording itself, too.
+ * @param {string} id @param {(format: string) => string} urlOf @param {boolean} whole
+ */
+export function downloads(id, urlOf, whole) {
+  const formats = ['json', 'csv', 'parquet', 'arrow', 'perfetto', ...(whole ? ['recording'] : [])];
+  return formats.map((format) => {
     const link = make('a', 'link', format);
     link.setAttribute('href', urlOf(format));
     link.setAttribute('download', '');

@@ -119,7 +119,7 @@ export function startSummary(id) {
     const query = {
       vm: part.vm, from_ns: part.from ? Math.round(meta.started_ns + from * 1e9) : '', to_ns: part.to ? Math.round(meta.started_ns + to * 1e9) : '',
     };
-    byId('download').replaceChildren(...downloads(meta.name || id, (format) => address(`${path}/faults`, { format, ...query })));
+    byId('download').replaceChildren(...downloads(meta.name || id, (format) => address(`${path}/faults`, { format, ...query }), !Object.values(query).some(Boolean)));
     document.body.classList.add('busy');
     try {
       const summary = await get(`${path}/summary`, query);

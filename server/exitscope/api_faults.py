@@ -117,7 +117,7 @@ async def summary(
             },
         },
         206: {
-            "description": "The range asked for, of a whole recording as Parquet",
+            "description": "The range asked for, of a recording",
             "content": {"application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}}},
         },
         304: {"description": "What If-None-Match names is still right"},
@@ -129,10 +129,10 @@ async def faults(
     request: Request,
     id: RecordingId,
     format: Annotated[
-        Literal["json", "csv", "parquet", "arrow", "perfetto"],
+        Literal["json", "csv", "parquet", "arrow", "perfetto", "recording"],
         Query(
-            description="json: {faults, next_offset}; csv; parquet: without any filter the recording's own file, which "
-            "has hva as gpa + hva_base; arrow: an IPC stream; perfetto: a trace for ui.perfetto.dev."
+            description="json: {faults, next_offset}; csv; parquet; arrow: an IPC stream; perfetto: a trace for "
+            "ui.perfetto.dev; recording: the file itself, without any filter, which exitscope can play and compare."
         ),
     ] = "json",
     vm: VmName = None,
@@ -160,13 +160,16 @@ async def faults(
         _vm(recording, vm), tuple(sorted(set(vcpu))), tuple(sorted(set(mode))), from_ns, to_ns, min_latency_ns,
         max_latency_ns, limit, offset,
     )  # fmt: skip
+    if format == "recording" and not filters.whole:
+        raise ApiError(422, "invalid_parameter", "format: a recording is whole", "Leave out the filters.", "format")
+    suffix = FORMATS[format].suffix if format in FORMATS else "parquet"
     headers = {
         "etag": f'"{hashlib.sha256(f"{__version__} {identity(recording)} {format} {filters}".encode()).hexdigest()}"',
-        "content-disposition": f'attachment; filename="exitscope-{id}.{FORMATS[format].suffix}"',
+        "content-disposition": f'attachment; filename="exitscope-{id}.{suffix}"',
     }
     if if_none_match and _names(if_none_match, headers["etag"]):
         return Response(status_code=304, headers={"etag": headers["etag"]})
-    if format == "parquet" and filters.whole:
+    if format == "recording":
         return _file(request, recording, headers)
     return await _stream(queries(request), recording, filters, format, headers)
 

@@ -14,7 +14,6 @@ from .output import writing
 from .settings import takes
 
 if TYPE_CHECKING:
-    from .query.faults import Filters
     from .recordings.file import RecordingFile
 
 _FORMATS = ("json", "csv", "parquet", "arrow", "perfetto")
@@ -66,7 +65,7 @@ def export(
     if output is None and format not in _TEXT and sys.stdout.isatty():
         raise UserError(f"{format} is not for a terminal: use -o FILE")
     with Engine(Path(file.path).parent) as engine, _target(output, file) as target:
-        for chunk in _chunks(file, filters, format, FORMATS[format].stream(engine, file, filters)):
+        for chunk in FORMATS[format].stream(engine, file, filters):
             target.write(chunk)
 
 
@@ -113,15 +112,6 @@ def _moments(file: "RecordingFile", from_s: float | None, to_s: float | None) ->
     start_ns = file.meta.started_ns
     from_ns, to_ns = (None if seconds is None else start_ns + round(seconds * 1e9) for seconds in (from_s, to_s))
     return from_ns, to_ns
-
-
-def _chunks(file: "RecordingFile", filters: "Filters", format: str, stream: Iterator[bytes]) -> Iterator[bytes]:
-    """The stream, or the file as it is if that is what is wanted."""
-    if format == "parquet" and filters.whole:
-        with open(file.path, "rb") as source:
-            yield from iter(lambda: source.read(1 << 20), b"")
-    else:
-        yield from stream
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tests.browser.scenario import NO_LOSS, Scenario
 from tests.browser.synthetic import MODES, Guest, Json
 
 BEGAN_NS = 1_000_000_000_000
-FORMATS = ("json", "csv", "parquet", "arrow", "perfetto")
+FORMATS = ("json", "csv", "parquet", "arrow", "perfetto", "recording")
 
 
 @dataclass

@@ -105,7 +105,7 @@ def test_the_list_offers_all_formats_and_keeps_the_focus_over_updates(server: Fe
     page = open_page(server.url + "recordings.html").page
     expect(page.locator(ROWS)).to_have_count(3)
     first = page.locator(ROWS).first
-    assert first.locator(".files a").all_inner_texts() == ["json", "csv", "parquet", "arrow", "perfetto"]
+    assert first.locator(".files a").all_inner_texts() == ["json", "csv", "parquet", "arrow", "perfetto", "recording"]
     with page.expect_download() as download:
         first.locator(".files a", has_text="csv").click()
     assert download.value.suggested_filename == "r0.csv"

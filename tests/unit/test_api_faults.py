@@ -135,9 +135,9 @@ def test_json_pages_and_csv_agree(client: TestClient) -> None:
     assert Faults.model_validate_json(client.get(url("faults?offset=99999")).content).faults == []
 
 
-def test_a_whole_recording_as_parquet_is_its_file_and_can_be_had_in_ranges(client: TestClient, directory: Path) -> None:
+def test_a_recording_is_its_file_and_can_be_had_in_ranges(client: TestClient, directory: Path) -> None:
     file = (directory / f"{ID}.parquet").read_bytes()
-    whole = client.get(url("faults?format=parquet"))
+    whole = client.get(url("faults?format=recording"))
     assert (whole.content, whole.headers["accept-ranges"]) == (file, "bytes")
     assert pq.read_metadata(io.BytesIO(whole.content)).num_rows == COUNT
     for asked, expected in (
@@ -145,23 +145,23 @@ def test_a_whole_recording_as_parquet_is_its_file_and_can_be_had_in_ranges(clien
         ("bytes=-7", file[-7:]),
         (f"bytes={len(file) - 3}-", file[-3:]),
     ):
-        part = client.get(url("faults?format=parquet"), headers={"range": asked})
+        part = client.get(url("faults?format=recording"), headers={"range": asked})
         assert (part.status_code, part.content) == (206, expected)
         assert part.headers["etag"] == whole.headers["etag"]
-    stale = client.get(url("faults?format=parquet"), headers={"range": "bytes=0-1", "if-range": '"old"'})
+    stale = client.get(url("faults?format=recording"), headers={"range": "bytes=0-1", "if-range": '"old"'})
     assert (stale.status_code, stale.content) == (200, file)
 
 
 @pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=-0"])
 def test_a_range_beyond_the_file_is_416_in_the_one_shape(client: TestClient, directory: Path, asked: str) -> None:
-    answer = client.get(url("faults?format=parquet"), headers={"range": asked})
+    answer = client.get(url("faults?format=recording"), headers={"range": asked})
     assert (answer.status_code, answer.json()["error"]["parameter"]) == (416, "range")
     assert answer.headers["content-range"] == f"bytes */{(directory / f'{ID}.parquet').stat().st_size}"
 
 
 @pytest.mark.parametrize("asked", ["bytes=a-b", "lines=1-2", "bytes=5-1", "bytes=1-2,,", "bytes=" + "1-2," * 99, ""])
 def test_a_range_that_is_none_is_ignored(client: TestClient, asked: str) -> None:
-    assert client.get(url("faults?format=parquet"), headers={"range": asked}).status_code == 200
+    assert client.get(url("faults?format=recording"), headers={"range": asked}).status_code == 200
 
 
 def test_every_export_gives_its_place_back(client: TestClient) -> None:

@@ -15,12 +15,15 @@ import pytest
 
 from exitscope.export.formats import FORMATS
 from exitscope.export.protobuf import fixed64, join, message, one, varint
+from exitscope.export.readable import seen_names
+from exitscope.page import access_names
 from exitscope.query.engine import Engine
 from exitscope.query.faults import COLUMNS, Filters
 from exitscope.recordings.columns import SCHEMA, from_table, to_table
 from exitscope.recordings.file import RecordingFile
 from exitscope_probes.records import (
     ADDRESS_UNKNOWN,
+    EXIT_NAMES,
     FAULT_DTYPE,
     MODE_ASYNC,
     MODE_EXIT,
@@ -85,11 +88,25 @@ def exported(engine: Engine, recording: RecordingFile, format: str, **filters: A
 
 
 def same(table: pa.Table, records: npt.NDArray[Any]) -> bool:
-    """The table, cast to the schema of a recording, gives these records, and latency_ns is right."""
+    """The table, its names turned into codes again and cast to the schema of a recording, gives these records."""
     assert table.column_names == list(COLUMNS)
     assert np.array_equal(table.column("latency_ns").to_numpy(), latency_ns(records))
+    for name, numbers in CODES.items():
+        codes = [numbers.get(text or None) for text in table.column(name).to_pylist()]
+        if name == "exit_reason":  # of an exit that was none nothing is said
+            codes = [code if errno else int(was) for code, errno, was in zip(
+                codes, records["exit_errno"], records["exit_reason"], strict=True)]  # fmt: skip
+        table = table.set_column(table.column_names.index(name), name, pa.array(codes, SCHEMA.field(name).type))
     back = from_table(table.select(SCHEMA.names).cast(_plain()), {VM: 1})
     return back.tobytes() == records.tobytes()
+
+
+CODES: dict[str, dict[str | None, int]] = {
+    "seen": {seen_names(bits) or None: bits for bits in range(128)},
+    "access": {access_names(bits): bits for bits in range(8)},
+    "exit_errno": {None: 0, "EFAULT": -14, "EHWPOISON": -133},
+    "exit_reason": {name: number for number, name in enumerate(EXIT_NAMES[:48])},
+}
 
 
 def _plain() -> pa.Schema:
@@ -99,18 +116,24 @@ def _plain() -> pa.Schema:
     ])  # fmt: skip
 
 
+def _exported() -> pa.Schema:
+    return pa.schema([pa.field(one.name, pa.string()) if one.name in CODES else one for one in _plain()])
+
+
 def read(format: str, data: bytes) -> pa.Table:
     if format == "parquet":
         return pq.read_table(io.BytesIO(data))
     if format == "arrow":
         return pa.ipc.open_stream(data).read_all()
     if format == "csv":
-        types = dict(zip(SCHEMA.names, _plain().types, strict=True)) | {"latency_ns": pa.int64()}
-        return pa.csv.read_csv(io.BytesIO(data), convert_options=pa.csv.ConvertOptions(column_types=types))
+        types = dict(zip(SCHEMA.names, _exported().types, strict=True)) | {"latency_ns": pa.int64()}
+        return pa.csv.read_csv(
+            io.BytesIO(data), convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+        )
     rows = json.loads(data)["faults"]
     for row in rows:
         row |= {name: None if row[name] is None else int(row[name], 16) for name in ("hva", "gpa")}
-    fields = [*_plain(), pa.field("latency_ns", pa.int64())]
+    fields = [*_exported(), pa.field("latency_ns", pa.int64())]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 

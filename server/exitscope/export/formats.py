@@ -13,9 +13,13 @@ from ..query.faults import COLUMNS, Filters, select
 from ..recordings.columns import SCHEMA
 from ..recordings.file import RecordingFile
 from . import perfetto
+from .readable import expression
 
 HEX_COLUMNS: Final = ("hva", "gpa")
 """In JSON as text, "0x…": a number above 2^53 would not survive a reader that knows floating point numbers only."""
+
+FORMULA: Final = r"^[=+\-@\t\r\n]"
+_READABLE: Final = tuple(f"{expression(name)} AS {name}" for name in COLUMNS)
 
 _TEXT_ROWS: Final = 16_384
 """Rows of text per chunk, 2 MB as CSV and 6 MB as JSON."""
@@ -34,7 +38,7 @@ def _json(engine: Engine, recording: RecordingFile, filters: Filters) -> Iterato
     """{"faults": [...], "next_offset": n | null}; with a limit, one row more is asked for, to know what comes next."""
     limit = filters.limit
     wanted = filters if limit is None else replace(filters, limit=limit + 1)
-    pairs = (f"{name}: {_hexadecimal(name) if name in HEX_COLUMNS else name}" for name in COLUMNS)
+    pairs = (f"{name}: {_hexadecimal(name) if name in HEX_COLUMNS else expression(name)}" for name in COLUMNS)
     query = select(recording, wanted, [f"',' || to_json({{{', '.join(pairs)}}})::VARCHAR AS line"])
     yield b'{"faults":['
     rows, skip, more = 0, 1, False
@@ -55,7 +59,7 @@ def _hexadecimal(name: str) -> str:
 def _csv(engine: Engine, recording: RecordingFile, filters: Filters) -> Iterator[bytes]:
     """RFC 4180 but for the line ends; unknown values are empty. Lines are made by the query: faster than its COPY."""
     strings = {field.name for field in SCHEMA if pa.types.is_dictionary(field.type)}
-    cells = (_quoted(name) if name in strings else f"coalesce({name}::VARCHAR, '')" for name in COLUMNS)
+    cells = (_quoted(name) if name in strings else f"coalesce(({expression(name)})::VARCHAR, '')" for name in COLUMNS)
     query = select(recording, filters, [f"concat_ws(',', {', '.join(cells)}) || chr(10) AS line"])
     yield (",".join(COLUMNS) + "\n").encode()
     for batch in batches(engine, query, _TEXT_ROWS):
@@ -64,9 +68,14 @@ def _csv(engine: Engine, recording: RecordingFile, filters: Filters) -> Iterator
 
 
 def _quoted(name: str) -> str:
-    """A string as a cell. There are few different ones: each is looked at once."""
+    """A string as a cell. There are few different ones: each is looked at once.
+
+    A name may be a stranger's: one that a spreadsheet would calculate with (=, +, -, @, a tab or a line end first) has
+    an apostrophe before it, which shows it as text.
+    """
+    cell = f"CASE WHEN regexp_matches({name}, '{FORMULA}') THEN chr(39) || {name} ELSE {name} END"
     special = f"regexp_matches({name}, '[,\"\\r\\n]')"
-    return f"""CASE WHEN {special} THEN '"' || replace({name}, '"', '""') || '"' ELSE {name} END"""
+    return f"""CASE WHEN {special} THEN '"' || replace({cell}, '"', '""') || '"' ELSE {cell} END"""
 
 
 def _text(column: Any) -> Any:
@@ -94,7 +103,7 @@ def _written(
     """What a writer of Arrow's makes of the batches."""
     sink = _Sink()
     writer = None
-    for batch in batches(engine, select(recording, filters)):
+    for batch in batches(engine, select(recording, filters, _READABLE)):
         writer = writer or open_writer(sink, batch.schema)
         writer.write_batch(batch)
         if chunk := sink.take():
@@ -105,7 +114,7 @@ def _written(
 
 def _schema(engine: Engine, recording: RecordingFile) -> Any:
     """The schema of a result without rows."""
-    query = select(recording, Filters(limit=0))
+    query = select(recording, Filters(limit=0), _READABLE)
     with engine.cursor() as cursor:
         return cursor.sql(query.text, params=query.values).to_arrow_table().schema
 
