@@ -37,13 +37,13 @@ class FeederSource:
 
 
 @contextlib.asynccontextmanager
-async def running(source: FeederSource, send_buffer_bytes: int = 0) -> AsyncIterator[str]:
+async def running(source: FeederSource, send_buffer_bytes: int = 0, names: tuple[str, ...] = ()) -> AsyncIterator[str]:
     """A real server on a real port; its host:port."""
     listening = socket.create_server(("127.0.0.1", 0))
     if send_buffer_bytes:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     address = f"127.0.0.1:{listening.getsockname()[1]}"
-    server = Server(server_config(create_app(source)), address)
+    server = Server(server_config(create_app(source, names)), address)
     task = asyncio.create_task(server.serve([listening]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -153,6 +153,33 @@ def test_other_sites_get_no_data() -> None:
             await receive(page, "frame")
 
     with_server(work)
+
+
+def test_a_page_behind_a_proxy_that_rewrites_host_is_served() -> None:
+    async def work(address: str, _source: FeederSource, _feeder: Feeder) -> None:
+        url = f"ws://{address}/api/v1/live"
+        for origin in ("https://traces.example.org", "http://traces.example.org:8443", "https://TRACES.example.org."):
+            headers = {"Origin": origin, "Sec-Fetch-Site": "same-origin"}
+            async with connect(url, additional_headers=headers) as page:
+                await receive(page, "frame")
+        names = (
+            "evil.example.org",
+            "traces.example.org.evil.net",
+            "localhost:1",
+            "127.0.0.1:1",
+            "x@traces.example.org",
+        )
+        for origin in (*(f"https://{name}" for name in names), "null", "file://traces.example.org"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers={"Origin": origin}):
+                    pass
+            answer = refused.value.response
+            assert answer.status_code == 403
+            assert "content-security-policy" in answer.headers
+            told = json.loads(answer.body or b"")["error"]
+            assert told["code"] == "forbidden" and "--allow-host" in told["hint"]
+
+    with_server(work, names=("127.0.0.1", "traces.example.org"))
 
 
 def test_a_message_that_is_too_long_ends_the_connection_of_its_sender_only() -> None:
