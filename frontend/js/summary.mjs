@@ -161,7 +161,7 @@ export function startSummary(id) {
     byId('records').title = count(source.records);
     setText(byId('records-of'), summary.source === 'kernel totals' ? 'totals: kernel’s' : 'totals: records’');
     byId('records-of').title = summary.source === 'kernel totals' ? 'Counts and percentiles on this page come from the kernel’s own totals: exact.' : 'Counts and percentiles on this page were computed from the records of this part.';
-    const column = `p99 of every ${summary.tick_ns === 1e9 ? 'second' : summary.tick_ns > 1e9 ? span(summary.tick_ns) : duration(summary.tick_ns)}`;
+    const column = `p99, or age of the open fault, of every ${summary.tick_ns === 1e9 ? 'second' : summary.tick_ns > 1e9 ? span(summary.tick_ns) : duration(summary.tick_ns)}`;
     const series = seriesOfColumns(columnsOf(summary), summary.tick_ns);
     panels.show({ frame, series: { ...series, endNs: summary.to_ns }, windowNs: 0, spanNs, clockMs, known: samples, revision: `${part.vm}|${part.from}|${part.to}|${zoneName(source.started_wall_ms)}` }, { ofWindow: words, ofSpan: words, ofFaults: whole ? 'of the recording' : 'of this part', column });
   }

@@ -38,7 +38,7 @@ from exitscope_probes.records import (
     WAITER_OTHER,
 )
 
-from .recordings import START_NS, VM, latency_ns, synthetic_meta, synthetic_records, write_recording
+from .recordings import STAGES, START_NS, VM, latency_ns, synthetic_meta, synthetic_records, write_recording
 
 S = 1_000_000_000
 HLT = 0x78
@@ -255,6 +255,27 @@ def test_columns_of_time_add_up_to_the_whole(tmp_path: Path, engine: Engine) -> 
         mine = records[(records["vcpu"] == vcpu) & (records["begin_ns"] >= low) & (records["begin_ns"] < low + width)]
         assert (p99 is None) == (len(mine) == 0)
         assert p99 is None or near(p99, latency_ns(mine), 0.99)
+
+
+def test_a_fault_that_lasts_colours_all_its_columns(tmp_path: Path, engine: Engine) -> None:
+    """A vCPU hangs for 30 s amid short faults: first the fault's length, then its age, then short ones again."""
+    lengths = [1_000_000, 30 * S, 1_000_000]
+    records = synthetic_records(3, vcpus=1)
+    records["begin_ns"] = [START_NS, START_NS + 2 * S, START_NS + 40 * S]
+    for name in STAGES:
+        records[name] = 0
+    records["serve_ns"] = lengths
+    found = summary(engine, without_totals(tmp_path / "r.parquet", records))
+    width = found["tick_ns"]
+    heat = {round((tick["time_ns"] - START_NS - width / 2) / width): tick["heat"][0] for tick in found["ticks"]}
+    per_s = S // width
+    assert heat[0] == pytest.approx(1_000_000, rel=0.07)
+    assert heat[per_s] is None
+    assert heat[2 * per_s] == pytest.approx(30 * S, rel=0.07)
+    for second in (3, 10, 31):  # it began amid or at the edge of a column
+        assert heat[second * per_s] == pytest.approx((second - 2) * S, abs=2 * width)
+    assert heat[33 * per_s] is None
+    assert heat[40 * per_s] == pytest.approx(1_000_000, rel=0.07)
 
 
 @pytest.mark.parametrize("length", [1, 10**6, 10 * S, 3600 * S, 86400 * 400 * S])

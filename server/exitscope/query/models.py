@@ -96,7 +96,10 @@ class RecordingTick(BaseModel):
 
     time_ns: int = Field(description="Its middle, CLOCK_MONOTONIC ns of the traced host.")
     modes: dict[str, TickMode] = Field(description="Mode -> rate and latencies; modes without a fault are left out.")
-    heat: list[int | None] = Field(description="p99 of each vCPU in ns, in the order of vcpus; null: no fault.")
+    heat: list[int | None] = Field(
+        description="p99 of each vCPU's faults that began there, or for how long it has stood at least in one that "
+        "began earlier, ns; in the order of vcpus; null: no fault."
+    )
     stall: list[float] = Field(description="Share of the column that each vCPU stood still, 0 to 1.")
     stalled: Stalled = Field(description="How many vCPUs stood still.")
     fills: TickFills | None = Field(description="Pages made present; null if the recording does not hold it.")

@@ -1,4 +1,4 @@
-"""Columns of time for the charts: rates and percentiles per mode, p99 and stall per vCPU."""
+"""Columns of time for the charts: rates and percentiles per mode; p99 or age of a lasting fault, stall per vCPU."""
 
 from typing import Any, Final
 
@@ -46,11 +46,12 @@ def tick_columns(
     rows = np.array([row_of.get(key, -1) for key in cells.keys] or [-1], np.int64)[cells.vcpu]
     shown = rows >= 0
     modes = _modes(cells, shown, part, longest_ns)
-    heat = _heat(cells, shown & (cells.mode < USER_MODES), rows, part.ticks, len(keys))
+    p99_ns = _heat(cells, shown & (cells.mode < USER_MODES), rows, part.ticks, len(keys))
     edges_ns = part.edges_ns
     lengths_ns = np.diff(edges_ns)
     none = np.zeros(part.ticks, np.int64)
     stalls = np.array([stall.get(key, none) for key in keys], np.int64).reshape(len(keys), part.ticks)
+    heat = np.maximum(p99_ns, _going_on(stalls, p99_ns.T > 0).T).tolist()
     shares = np.round(np.clip(stalls / lengths_ns, 0, 1), 4).T.tolist()
     means = np.round(stalls.sum(axis=0) / lengths_ns, 4).tolist()
     return [
@@ -89,7 +90,7 @@ def _modes(
 
 def _heat(
     cells: Cells, shown: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], ticks: int, width: int
-) -> list[list[int]]:
+) -> npt.NDArray[np.int64]:
     """p99 over all modes of each tick and row, (ticks, width) ns; 0: no fault."""
     found = np.zeros(ticks * max(width, 1), np.int64)
     place, bucket, count = (cells.tick * max(width, 1) + rows)[shown], cells.bucket[shown], cells.count[shown]
@@ -102,5 +103,16 @@ def _heat(
         total = np.append(before[1:], cumulative[-1]) - before
         rank = np.maximum(np.ceil(total * 0.99), 1).astype(np.int64)
         found[place[first]] = MIDDLE_NS[bucket[np.searchsorted(cumulative, before + rank)]]
-    shaped: list[list[int]] = found.reshape(ticks, max(width, 1))[:, :width].tolist()
-    return shaped
+    return found.reshape(ticks, max(width, 1))[:, :width]
+
+
+def _going_on(stalls: npt.NDArray[np.int64], begun: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """For how long a vCPU has stood, by the end of each tick, in a fault that began in an earlier one; 0: in none, ns.
+
+    stalls: (vCPUs, ticks) ns; begun: (vCPUs, ticks), whether a fault began there. What it stood in that tick is not
+    known apart and left out: the fault is at least so old.
+    """
+    ages = np.zeros_like(stalls)
+    for tick in range(1, stalls.shape[1]):
+        ages[:, tick] = np.where(begun[:, tick] | (stalls[:, tick] == 0), 0, ages[:, tick - 1] + stalls[:, tick])
+    return ages
