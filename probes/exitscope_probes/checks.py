@@ -1,5 +1,6 @@
 """What live tracing needs of this host and this process, looked at one by one, and the remedy for what is missing."""
 
+import errno
 import importlib.util
 import os
 import platform
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .bccpackage import remedy as bcc_remedy
+from .errors import ProbeError
 from .monitorcheck import survey as survey_monitors
 from .monitorcheck import told
 from .procfs import Proc
 from .rights import held, is_initial
 from .symbols import hidden
 from .tracefs import TracefsError, tracefs
+from .tracing import module_btf_fd
 
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _MODULE_BTF: Final = Path("/sys/kernel/btf/kvm")
@@ -68,7 +71,7 @@ def _privileges() -> Check:
     admin = "CAP_SYS_ADMIN" in has
     if not admin and not {"CAP_BPF", "CAP_PERFMON"} <= has:
         return _forbidden("no right to load BPF programs", "CAP_BPF and CAP_PERFMON")
-    if not admin and _MODULE_BTF.exists():
+    if not admin and _module_types_are_hidden():
         return _forbidden("KVM is a module, whose types the kernel shows only to CAP_SYS_ADMIN", "CAP_SYS_ADMIN")
     if not has & {"CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE"}:
         return _forbidden("no right to list the files of other users' VMMs", "CAP_DAC_READ_SEARCH")
@@ -76,6 +79,19 @@ def _privileges() -> Check:
         return _forbidden("no right to see what files a VMM has open", "CAP_SYS_PTRACE")
     who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
     return Check("privileges", "ok", f"{who}, may load BPF programs and look into processes", needed=True)
+
+
+def _module_types_are_hidden() -> bool:
+    """Whether KVM is a module with BTF of its own, which we may not have."""
+    if not _MODULE_BTF.exists():
+        return False
+    try:
+        os.close(module_btf_fd("kvm"))
+    except OSError as error:
+        return error.errno == errno.EPERM
+    except ProbeError:  # no libbpf: for _bcc to say
+        return False
+    return False
 
 
 def _forbidden(what: str, capabilities: str) -> Check:

@@ -93,8 +93,8 @@ class _BtfInfo(ctypes.Structure):
     )
 
 
-def _module_btf_fd(module: str) -> int:
-    """Descriptor of a module's BTF; 0 stands for vmlinux's."""
+def module_btf_fd(module: str) -> int:
+    """Descriptor of a module's BTF; 0 stands for vmlinux's. Raises OSError where the kernel refuses it."""
     if module == "vmlinux":
         return 0
     btf_id = ctypes.c_uint32(0)
@@ -128,7 +128,7 @@ def _attach_typed(where: tuple[str, int] | None, kind: int, target: str, name: s
     if where is None:
         raise OSError(f"BTF has no {target}")
     module, type_id = where
-    module_fd = _module_btf_fd(module)
+    module_fd = module_btf_fd(module)
     options = _LoadOptions(expected_attach_type=kind, attach_btf_id=type_id, attach_btf_obj_fd=module_fd)
     try:
         program = _load(_PROG_TYPE_TRACING, name, code, options)

@@ -62,7 +62,7 @@ def test_the_verifier_takes_it(code: dict[str, bytes], name: str) -> None:
 def test_the_verifier_takes_it_typed(btf: KernelBtf, code: dict[str, bytes], name: str) -> None:
     found = btf.function(A_FUNCTION_OF_A_VCPU)
     assert found is not None
-    module_fd = tracing._module_btf_fd(found[0])
+    module_fd = tracing.module_btf_fd(found[0])
     kind = FENTRY if OWN[name] == "fentry" else FEXIT
     options = tracing._LoadOptions(expected_attach_type=kind, attach_btf_id=found[1], attach_btf_obj_fd=module_fd)
     try:

@@ -13,12 +13,6 @@ from exitscope_probes.tracefs import TracefsError
 ENOUGH = frozenset({"CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SYSLOG"})
 
 
-@pytest.fixture
-def no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checks, "_MODULE_BTF", tmp_path / "kvm")
-
-
-@pytest.mark.usefixtures("no_module")
 @pytest.mark.parametrize(
     ("held", "missing"),
     [
@@ -35,13 +29,14 @@ def no_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 )
 def test_privileges(monkeypatch: pytest.MonkeyPatch, held: frozenset[str], missing: str | None) -> None:
     monkeypatch.setattr(checks, "held", lambda _proc: held)
+    monkeypatch.setattr(checks, "_module_types_are_hidden", lambda: False)
     check = checks._privileges()
     assert check.state == ("missing" if missing else "ok")
     assert (missing or "") in check.remedy
 
 
-def test_where_kvm_is_a_module_its_types_need_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checks, "_MODULE_BTF", tmp_path)
+def test_where_kvm_is_a_module_its_types_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_module_types_are_hidden", lambda: True)
     monkeypatch.setattr(checks, "held", lambda _proc: ENOUGH)
     assert "CAP_SYS_ADMIN" in checks._privileges().remedy
 

@@ -12,6 +12,7 @@ import pytest
 from tests.vm import inside
 from tests.vm.kernels import METAPACKAGES, fetch
 from tests.vm.machine import CHECKOUT, DIES_WITH_US, Machine, boot
+from tests.vm.precompile import fill_caches
 
 _said: list[str] = []
 
@@ -33,6 +34,7 @@ def compiling(out: Path) -> Iterator[None]:
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Machine]]:
     """Running machines by release."""
     kernels = {release: fetch(release) for release in METAPACKAGES}
+    fill_caches(kernels.values(), tmp_path_factory.mktemp("survey"))
     with ExitStack() as stack:
         running = {}
         for release, kernel in kernels.items():

@@ -11,17 +11,14 @@ from exitscope_probes import compiler
 from tests.vm.compile_service import write_whole
 
 _OUT: Final = Path("/out")
-_TIMEOUT_S: Final = 120
 _numbers = count()
 
 
 def _compile(text: str, numbers: dict[str, int], programs: list[str]) -> dict[str, bytes]:
     request = _OUT / f"{os.getpid()}-{next(_numbers)}.request"
     write_whole(request, {"text": text, "numbers": numbers, "programs": programs})
-    deadline = time.monotonic() + _TIMEOUT_S
     path = request.with_suffix(".answer")
-    while not path.exists():
-        assert time.monotonic() < deadline, "the host does not compile"
+    while not path.exists():  # how long that may take is the host's to say: the clock in here may run too fast
         time.sleep(0.1)
     answer = json.loads(path.read_text())
     if "error" in answer:

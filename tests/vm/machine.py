@@ -66,18 +66,32 @@ class Machine:
         assert status is not None
         return status
 
-    def read_when_there(self, name: str, timeout_s: float) -> str:
-        """A line that the command writes to a file in /out, once it is there. Raises MachineError."""
-        deadline = time.monotonic() + timeout_s
+    def read_when_there(self, name: str, silence_s: float) -> str:
+        """A line that the command writes to a file in /out, once it is there.
+
+        Raises MachineError, also when nothing was written there for so long, by the host's clock.
+        """
+        written, deadline = -1, 0.0
         while True:
+            if (now_written := self._written()) != written:
+                written, deadline = now_written, time.monotonic() + silence_s
             ended = not self.running()  # asked first: it may write its last line and end
             with suppress(FileNotFoundError):
                 if (text := (self.out / name).read_text()).endswith("\n"):
                     return text.strip()
             self.check()
             if ended or time.monotonic() > deadline:
-                raise self.error(f"no {name} " + ("when it ended" if ended else f"after {timeout_s:.0f} s"))
+                when = "when it ended" if ended else f"and nothing else for {silence_s:.0f} s"
+                raise self.error(f"no {name} {when}")
             time.sleep(0.2)
+
+    def _written(self) -> int:
+        """Bytes in /out: what grows shows that the VM works."""
+        size_bytes = 0
+        for path in self.out.iterdir():
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                size_bytes += path.stat().st_size
+        return size_bytes
 
     def error(self, what: str) -> MachineError:
         """That it went wrong, with the end of the console's text."""
