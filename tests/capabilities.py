@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from exitscope_probes.isolated import python
+from tests import tracefs
 
 
 class Curable(str):
@@ -115,13 +116,17 @@ def _vm() -> str | None:
     return None if shutil.which("qemu-system-x86_64") else Curable("no qemu-system-x86_64 in PATH")
 
 
+def _tracefs() -> str | None:
+    return None if tracefs.there() else Curable("no tracefs is mounted")
+
+
 def _bpftrace() -> str | None:
-    return None if shutil.which("bpftrace") else Curable("no bpftrace in PATH")
+    return _tracefs() if shutil.which("bpftrace") else Curable("no bpftrace in PATH")
 
 
 def _peers() -> str | None:
     missing = [name for name in ("perf", "bpftrace", "bpftool") if shutil.which(name) is None]
-    return Curable(f"no {missing[0]} in PATH") if missing else None
+    return Curable(f"no {missing[0]} in PATH") if missing else _tracefs()
 
 
 def _hardware_exits() -> str | None:
@@ -134,8 +139,8 @@ def _hardware_exits() -> str | None:
 
 
 def _fentry() -> str | None:
-    if not Path("/sys/kernel/tracing/events").is_dir():
-        return Curable("no tracefs is mounted")
+    if absent := _tracefs():
+        return absent
     try:
         with Path("/sys/kernel/tracing/available_filter_functions").open() as functions:
             return None if functions.readline() else "no function can be traced"

@@ -80,6 +80,7 @@ class Feed:
                 "age_ns": scenario.age_ns,
                 "host": "kvm-host-3",
                 "kernel": "6.12.43",
+                "only": scenario.only,
             },
             "sampling": scenario.sampling,
             "vms": vms,

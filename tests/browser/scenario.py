@@ -12,6 +12,7 @@ class Scenario:
     state: str = "connected"  # connected, waiting, stale
     reason: str | None = None
     age_ns: int = 30_000_000
+    only: str | None = None  # which VMs alone are traced
     vms: int = 2  # listed beside the shown one: the last of them is gone
     name: str = "demo-guest"
     empty: bool = False  # no VM at all

@@ -54,6 +54,12 @@ def test_a_vm_that_comes_replaces_the_empty_page(serve: Serve, open_page: Open) 
     expect(page.locator("#empty")).to_be_hidden()
 
 
+def test_a_collector_of_some_vms_alone_says_so(serve: Serve, open_page: Open) -> None:
+    page = open_page(serve(Scenario(only="of process 7 and its descendants")).url).page
+    badge(page, "LIVE")
+    expect(page.locator("#notice-text")).to_contain_text("only VMs of process 7 and its descendants")
+
+
 def test_stale_dims_and_counts_up(serve: Serve, open_page: Open) -> None:
     page = open_page(serve(SCENARIOS["stale"]).url).page
     badge(page, "STALE")

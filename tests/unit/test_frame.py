@@ -101,6 +101,14 @@ def test_wall_time_is_the_moment_of_the_data() -> None:
     assert abs(time.time() * 1000 - behind_ms - float(str(got["wall_ms"]))) < 1000
 
 
+def test_a_collector_of_some_vms_alone_is_marked() -> None:
+    feeder = Feeder()
+    aggregate = Aggregate()
+    for told in ("of process 7 and its descendants", None):
+        aggregate.handle(feeder.hello(only=told))
+        assert frame.source(aggregate, Status("live"))["only"] == told
+
+
 def test_without_any_vm_the_frame_is_complete_and_empty() -> None:
     got = shown(Aggregate())
     assert set(got) == KEYS
