@@ -192,6 +192,18 @@ def _lockdown() -> Check:
     return Check("lockdown", "ok", mode if text else "not built in")
 
 
+def _already_running() -> Check:
+    """Yama's scope 3 forbids /proc/PID/syscall even to CAP_SYS_PTRACE (security/yama/yama_lsm.c)."""
+    if _read("/proc/sys/kernel/yama/ptrace_scope").strip() != "3":
+        return Check("running vCPUs", "ok", "those that ran before the collector are found")
+    return Check(
+        "running vCPUs",
+        "missing",
+        "kernel.yama.ptrace_scope=3: those that ran before the collector are not seen until they have left KVM_RUN",
+        "start the collector before the VMs (this setting can only be lowered by booting anew)",
+    )
+
+
 def _memlock() -> Check:
     import resource
 
@@ -237,4 +249,10 @@ _NEEDED: Final[tuple[Callable[[], Check], ...]] = (
     _headers,
     _lockdown,
 )
-_WORTH_KNOWING: Final[tuple[Callable[[], Check], ...]] = (_userfaultfd, _memlock, _bpf_stats, _migrations)
+_WORTH_KNOWING: Final[tuple[Callable[[], Check], ...]] = (
+    _userfaultfd,
+    _already_running,
+    _memlock,
+    _bpf_stats,
+    _migrations,
+)

@@ -98,3 +98,9 @@ def test_absent_files_are_missing_with_a_remedy(monkeypatch: pytest.MonkeyPatch,
     for look in (checks._btf, checks._tracefs, checks._bcc, checks._userfaultfd):
         check = look()
         assert check.state == "missing" and check.detail and check.remedy, check
+
+
+@pytest.mark.parametrize(("scope", "state"), [("", "ok"), ("2", "ok"), ("3", "missing")])
+def test_who_hides_what_threads_are_doing(monkeypatch: pytest.MonkeyPatch, scope: str, state: str) -> None:
+    monkeypatch.setattr(checks, "_read", lambda _path: scope + "\n")
+    assert checks._already_running().state == state
