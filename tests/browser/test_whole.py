@@ -72,7 +72,8 @@ def test_either_process_killed_alone_comes_back(run_product: Callable[[str], Pro
 def test_a_guest_whose_handler_resolves_nothing_looks_hung(
     run_product: Callable[..., Product], open_page: Open
 ) -> None:
-    product = run_product("run", all_vms=True)  # its vCPUs enter the guest once, maybe before the tree is looked at
+    product = run_product("run", all_vms=True)  # its vCPUs enter the guest only once: the probes must be there by then
+    product.until("api/v1/health", lambda health: health["source"]["state"] == "connected", "a collector")
     command = [str(binary_path()), "--vcpus", "2", "--pages", "64", "--mode", "uffd", "--hold-fault", "--name", "held"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as guest:
         try:
