@@ -1,6 +1,7 @@
 """Reports over HTTP and from the command line, as JSON, as text and as one HTML file."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_html(client: TestClient) -> None:
     assert "http://" not in page.split("<script>", 1)[0].replace("http://www.w3.org", "")
     for title in ("Worst moments", "Slowest faults", "QEMU&#x27;s account and ours", "What is not known"):
         assert title in page, title
+
+
+def test_html_is_in_utc_wherever_the_server_is(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    began_s = client.get(at(ID, 0)).json()["started_wall_ms"] // 1000
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        page = client.get(at(ID, 0, "report.html")).text
+    time.tzset()
+    assert f"Began {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(began_s))}" in page
 
 
 @pytest.mark.parametrize("what", ["report", "report.html"])
