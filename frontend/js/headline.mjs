@@ -6,7 +6,7 @@ import { placed } from './charts/bars.mjs';
 import { age, compact, count, covered, duration, NONE, rate, share, span } from './format.mjs';
 import { shownVm } from './gaps.mjs';
 import { LONG_NS, openFaults } from './open.mjs';
-import { focusOf, isActive, stalledShare } from './phases.mjs';
+import { focusOf, isActive, stalledShare, vmsAway } from './phases.mjs';
 import { groupOf } from './sentences.mjs';
 import { MODE_MEANING, MODES, stageMeaning } from './words.mjs';
 
@@ -50,7 +50,10 @@ function filled(frame) {
 
 /** Over the window, and since a migration began. @param {Record<string, any>} frame */
 function showStalls(frame) {
-  const vcpus = /** @type {{vcpu: number, stall: number}[]} */ (frame.vcpus ?? []);
+  const away = vmsAway(frame);
+  const all = /** @type {{vm: string, vcpu: number, stall: number}[]} */ (frame.vcpus ?? []);
+  const here = all.filter((row) => !away.has(row.vm));
+  const vcpus = /** @type {{vcpu: number, stall: number}[]} */ (here.length ? here : all);
   const worst = vcpus.reduce((a, b) => ((b.stall ?? 0) > (a?.stall ?? -1) ? b : a), /** @type {{vcpu: number, stall: number}|null} */ (null));
   put('stall-mean', share(worst && vcpus.reduce((sum, row) => sum + (row.stall ?? 0), 0) / vcpus.length));
   put('stall-worst', worst?.stall ? `vCPU ${worst.vcpu}: ${share(worst.stall)}` : '');

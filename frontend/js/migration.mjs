@@ -149,7 +149,7 @@ function figures(report) {
   const whole = brownout.to_ns - brownout.from_ns;
   const rows = /** @type {[string, string, string][]} */ ([
     ['took', duration(report.length_ns), faults && whole < 0.99 * report.length_ns ? `${duration(whole)} of it with pages missing` : ''],
-    ['vCPUs stood still', share(brownout.share), `${brownout.mean.toFixed(2)} of ${brownout.vcpus} on average`],
+    ['vCPUs stood still', share(report.standstill?.share ?? brownout.share), `${(report.standstill ? report.standstill.share * report.standstill.vcpus : brownout.mean).toFixed(2)} of ${report.standstill?.vcpus ?? brownout.vcpus} on average`],
     ['all at once, longest', brownout.all_ns ? duration(brownout.all_ns) : 'never', brownout.all_ns ? `${share(account.all_ns / Math.max(whole, 1))} of the time in all` : `at most ${brownout.peak}`],
     ['slowest fault', faults ? duration(Math.max(...all.map((one) => one.max))) : '–', faults ? `p99 ${duration(Math.max(...all.map((one) => one.p99)))}` : ''],
     ['faults', count(faults), fills ? `${count(fills.background_total)} pages came ahead of need` : ''],

@@ -82,11 +82,18 @@ export function bandsOf(frame, fromNs, toNs) {
  * @param {Migration} migration @param {number} nowNs
  */
 export function stalledShare(migration, nowNs) {
+  if (migration.standstill) return migration.standstill.share;
   const { mean, vcpus } = migration.brownout ?? {};
   if (typeof mean === 'number' && vcpus > 0) return Math.min(mean / vcpus, 1);
   const rows = migration.stall ?? [];
   const lengthNs = (migration.to_ns ?? nowNs) - (migration.missing_from_ns ?? migration.from_ns);
   return rows.length && lengthNs > 0 ? Math.min(stallNs(migration) / (rows.length * lengthNs), 1) : null;
+}
+
+/** VMs that run elsewhere by now, so that their vCPUs are nobody's time: sources that have switched over. @param {Record<string, any>} frame @returns {Set<string>} */
+export function vmsAway(frame) {
+  const sources = (frame.migrations ?? []).filter((/** @type {Migration} */ each) => each.role === 'source' && (each.state === 'completed' || String(each.phases?.at(-1)?.name ?? '').startsWith('postcopy')));
+  return new Set(sources.map((/** @type {Migration} */ each) => each.vm));
 }
 
 /** Time in which its vCPUs stood still, all together, ns. @param {Migration} migration */

@@ -168,7 +168,7 @@ class Aggregate:
         standing = (open_since_ns != 0) & (self.rows.totals["vcpu"] != VCPU_OTHER)
         self.stalled.look(self.rows.totals["vm"][standing], open_since_ns[standing])
         if self.histograms.tick_due(time_ns):
-            self.migrations.stalled(tick.write(self.series, self._counted, time_ns))
+            self.migrations.stalled(tick.write(self.series, self._counted, time_ns, self.migrations.away()))
         for counters in self._counters():
             counters.close(time_ns)
         self.migrations.after(time_ns)

@@ -101,7 +101,7 @@ def serve(
     alarm_stall: str = "1s",
     alarm_fault: str = "5s",
     alarm_handler: str = "1s",
-    alarm_vm_stall: int = 50,
+    alarm_vm_stall: int = 75,
     metrics_buckets: str = "few",
     metrics_per: str = "vcpu",
 ) -> None:

@@ -161,7 +161,7 @@ SETTINGS: Final[dict[str, click.Option]] = {
         ),
         _setting(
             "--alarm-vm-stall",
-            default=50,
+            default=75,
             show_default=True,
             type=click.IntRange(0, 100),
             help="Alarm when a VM's vCPUs together stand still for more percent of the last 10 s. 0: never.",

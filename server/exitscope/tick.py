@@ -1,5 +1,6 @@
 """The newest column of the time series, from what was counted since the last."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -35,8 +36,11 @@ class Counted:
     gpa: GpaCounts
 
 
-def write(series: Series, counted: Counted, time_ns: int) -> dict[int, int]:
-    """The column of the tick that ends at time_ns. Returns Stalled.tick() of it."""
+def write(series: Series, counted: Counted, time_ns: int, away: Container[str] = ()) -> dict[int, int]:
+    """The column of the tick that ends at time_ns. Returns Stalled.tick() of it.
+
+    away: ids of VMs that have migrated away, whose vCPUs do not count among all.
+    """
     _, since_ns = counted.histograms.open_tick()
     column = _Column(series, counted, since_ns, time_ns)
     # One that ended meanwhile, too: it may have lived for less than a tick.
@@ -45,7 +49,7 @@ def write(series: Series, counted: Counted, time_ns: int) -> dict[int, int]:
     most = counted.stalled.tick(since_ns, time_ns)
     for vm in there:
         column.vm(vm.row, [vm], most.get(vm.number, 0))
-    column.vm(0, there, most.get(ALL_VMS, 0))
+    column.vm(0, [vm for vm in there if vm.id not in away] or there, most.get(ALL_VMS, 0))
     column.vcpus(there)
     series.write_gpa(counted.gpa.tick(counted.vms))
     return most

@@ -1,8 +1,11 @@
 """Alarms of real guests and a real migration, through a real collector: what must be told, and what must not."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,9 @@ from exitscope_probes.wire import Kind
 from tests.kernel.client import Client, collecting
 from tests.kernel.harness import TIMEOUT_S, finish, guest
 from tests.kernel.migration import Migration, Plan
+from tests.kernel.pager import pager, pager_program
+
+__all__ = ["pager_program"]
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
@@ -55,6 +61,11 @@ class Operator:
     def active(self, pid: int) -> dict[str, Alarm]:
         """Kind -> the active one."""
         return {alarm.kind: alarm for alarm in self.alarms(pid) if alarm.active}
+
+    def migrations(self, pid: int) -> list[dict[str, Any]]:
+        """What is said of its VM's migrations and page-ins."""
+        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
+        return [one for one in self.aggregate.migrations.listed() if one["vm"] in ids]
 
     def lost(self) -> bool:
         """Whether records are said to be lost."""
@@ -120,20 +131,88 @@ def test_a_sigbus_livelock(operator: Operator) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--mode", "uffd", "--delay-us", 300, "--handlers", 2],
-        ["--mode", "uffd", "--async", "--delay-us", 300],
-        ["--mode", "exit", "--delay-us", 300],
+        ["--mode", "uffd", "--delay-us", 300, "--handlers", 2, "--pages", 10_000],
+        ["--mode", "uffd", "--async", "--delay-us", 300, "--pages", 4_000],
+        ["--mode", "exit", "--delay-us", 300, "--pages", 10_000],
     ],
     ids=["uffd", "async", "exit"],
 )
 def test_an_ordinary_guest_raises_none(operator: Operator, options: list[object]) -> None:
-    with guest(*options, "--vcpus", 4, "--pages", 20_000) as process:
+    with guest(*options, "--vcpus", 4) as process:
         operator.watch(lambda: operator.waiting(process.pid), "a fault")
         operator.watch(lambda: process.poll() is not None, "its end")
         finish(process)
         operator.for_seconds(2)
         assert operator.alarms(process.pid) == []
         assert not operator.lost()
+
+
+def test_a_guest_that_stands_still_in_many_short_faults(operator: Operator) -> None:
+    """Each fault takes a fraction of a second: none of them is long, and hardly anything else happens."""
+    with guest("--mode", "uffd", "--vcpus", 2, "--pages", 2000, "--handlers", 1, "--delay-us", 60_000) as process:
+        operator.watch(lambda: "vm_stalled" in operator.active(process.pid), "a VM that stands still")
+        alarm = operator.active(process.pid)["vm_stalled"]
+        assert alarm.limit_ns == 7.5 * S and alarm.value_ns is not None and alarm.value_ns > alarm.limit_ns
+        assert alarm.message.startswith("The 2 vCPUs of ")
+
+
+def test_a_pager_that_is_killed_amid_a_fault_and_its_userfaultfd_with_it(
+    operator: Operator, pager_program: Path
+) -> None:
+    """The guest reads a page of zeros and goes on, as if all were well."""
+    with pager(pager_program, "closed") as vm:
+        vm.touch(200)
+        vm.touched()
+        operator.watch(lambda: operator.migrations(vm.pid), "a page-in")
+        os.kill(vm.filler, signal.SIGSTOP)
+        vm.touch(1)
+        operator.watch(lambda: operator.waiting(vm.pid), "a fault")
+        os.kill(vm.filler, signal.SIGKILL)
+        operator.watch(lambda: "handler_gone" in operator.active(vm.pid), "an alarm")
+        alarm = operator.active(vm.pid)["handler_gone"]
+        assert alarm.severity == "critical" and "1 fault that nobody had answered" in alarm.message
+        vm.touched()
+        operator.watch(lambda: operator.migrations(vm.pid)[0]["state"] != "active", "its end")
+        (one,) = operator.migrations(vm.pid)
+        assert one["state"] == "failed" and "1 fault was never answered" in one["evidence"][-1]
+        assert one["fills"]["demand"] == 200
+
+
+def test_a_pager_that_is_killed_and_leaves_its_vcpu_waiting(operator: Operator, pager_program: Path) -> None:
+    """It is a zombie for as long as the VMM does not ask for its end."""
+    with pager(pager_program, "kept") as vm:
+        vm.touch(50)
+        vm.touched()
+        operator.watch(lambda: operator.migrations(vm.pid), "a page-in")
+        operator.for_seconds(1.5)
+        os.kill(vm.filler, signal.SIGKILL)
+        vm.touch(1)
+        operator.watch(lambda: "handler_gone" in operator.active(vm.pid), "an alarm")
+        assert f"pager ({vm.filler}) vanished" in operator.active(vm.pid)["handler_gone"].message
+
+
+def test_a_last_page_that_is_late_and_a_vmm_that_ends_then(operator: Operator, pager_program: Path) -> None:
+    with pager(pager_program, "thread") as vm:
+        vm.touch(10)
+        vm.touch(1, late_us=1_300_000)
+        operator.watch(lambda: operator.waiting(vm.pid), "a fault")
+        vm.end()
+        operator.watch(lambda: not operator.active(vm.pid), "its end")
+        operator.for_seconds(3)
+        assert {alarm.kind for alarm in operator.alarms(vm.pid)} <= {"vcpu_stalled", "handler_stuck"}
+        assert [one["state"] for one in operator.migrations(vm.pid)] == ["ended"]
+
+
+def test_workers_that_end_with_their_faults(operator: Operator, pager_program: Path) -> None:
+    """The reader lives, and each fault is answered by a thread of its own."""
+    with pager(pager_program, "workers") as vm:
+        vm.touch(60, late_us=1000)
+        vm.touch(5, late_us=600_000)
+        for _ in range(2):
+            vm.touched()
+            operator.for_seconds(1)
+        operator.for_seconds(6)
+        assert "handler_gone" not in {alarm.kind for alarm in operator.alarms(vm.pid)}
 
 
 @pytest.mark.needs("vm")
@@ -174,3 +253,4 @@ def test_a_source_that_is_killed_leaves_the_destination_waiting(operator: Operat
         operator.watch(lambda: operator.active(pid).keys() >= STALLS | {"handler_stuck"}, "three alarms")
         assert operator.active(pid)["vcpu_stalled"].message.startswith("2 of 2 vCPUs of moved have stood still")
         assert "vm_died" not in operator.active(pid)
+        operator.watch(lambda: "vm_died" in operator.active(migration.source.pid), "that the source has died")

@@ -23,7 +23,7 @@ class Limits:
     stall_ns: int = 1_000_000_000
     fault_ns: int = 5_000_000_000
     handler_ns: int = 1_000_000_000
-    vm_stall_percent: int = 50
+    vm_stall_percent: int = 75
 
 
 @dataclass(frozen=True, slots=True)

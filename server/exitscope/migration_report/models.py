@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ..migrations.models import How, Kind, Role, Sample, State
+from ..migrations.models import How, Kind, Role, Sample, Standstill, State
 from ..models import Latency
 from ..query.models import SlowFault
 
@@ -198,6 +198,9 @@ class MigrationReport(BaseModel):
     started_wall_ms: int = Field(description="Its begin, ms since 1970.")
     phases: list[ReportPhase] = Field(description="In their order.")
     samples: list[Sample] = Field(description="What QEMU said over time; empty if it was not asked.")
+    standstill: Standstill | None = Field(
+        default=None, description="How long the vCPUs stood still, as it is told everywhere; null of a source."
+    )
     brownout: ReportBrownout = Field(description="How many vCPUs stood still at once.")
     modes: dict[str, Latency] = Field(description="Mode -> faults of vCPUs; modes without a fault are left out.")
     counted: dict[str, int] = Field(description="Mode -> faults as the kernel counted them, exact; counts.")

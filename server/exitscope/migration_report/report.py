@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from ..errors import UserError
 from ..migrations.models import Migration
+from ..migrations.standstill import standstill
 from ..modes import user_faults
 from ..query.engine import Engine
 from ..query.ticks import tick_width_ns
@@ -45,6 +46,7 @@ def report(engine: Engine, recording: RecordingFile, number: int) -> MigrationRe
         from_ns=from_ns, to_ns=end_ns, length_ns=end_ns - from_ns,
         started_wall_ms=migration.wall_ms - (migration.from_ns - from_ns) // _MS,
         phases=_phases(migration, from_ns, end_ns), samples=samples,
+        standstill=migration.standstill or standstill(migration, end_ns),
         brownout=_brownout(still), modes=records.distributions("mode", "latency_ns", "vcpu >= 0"),
         counted=migration.faults, stages=stages(records), worst=worst.moments(records, still, threads),
         slowest=worst.slowest(records, threads), handlers=worst.handlers(records, threads),

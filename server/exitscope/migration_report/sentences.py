@@ -40,7 +40,8 @@ def sentence(report: MigrationReport) -> str:
         return f"{said}: no vCPU had to wait for a page."
     longest = max(one.max for one in report.modes.values())
     who = "its vCPU" if paged.vcpus == 1 else f"its {paged.vcpus} vCPUs"
-    still = f"{said}; {who} stood still {words.percent(paged.share)} of it, worst {words.duration(longest)}"
+    share = report.standstill.share if report.standstill else paged.share
+    still = f"{said}; {who} stood still {words.percent(share)} of it, worst {words.duration(longest)}"
     if paged.vcpus == 1 or not paged.all_ns:
         return f"{still}."
     return f"{still}; all of them together for at most {words.duration(paged.all_ns)} at a stretch."
@@ -176,6 +177,8 @@ def _of_faults(report: MigrationReport, meta: RecordingMeta, vm: RecordedVm | No
 
 def _length_ns(report: MigrationReport) -> int:
     """Of the part that the sentence is about: that in which pages were missing, if there was one."""
+    if report.standstill and report.modes:
+        return report.standstill.length_ns
     return report.brownout.to_ns - report.brownout.from_ns if report.modes else report.length_ns
 
 

@@ -11,6 +11,8 @@ from . import status, words
 from .models import How, Kind, Role, State
 from .numbers import Counted, Standing
 from .samples import Samples
+from .standstill import counted as standstill_of
+from .standstill import span_ns
 
 _ROUNDING: Final = 0.02  # of a vCPU: the kernel's totals are not read all at one instant
 
@@ -183,7 +185,7 @@ class Course:
         if idle and self._settled and self.base is not None:  # not what else happened until that was clear
             settled = Standing(stall_ns=self._settled).since(self.base)
             total.stall_ns = settled.plus(Standing(stall_ns=self.carried.stall_ns)).stall_ns
-        self._figures = figures_of(total, self.to_ns - self._since_ns, self.peak, self.vcpus)
+        self._figures = self._figures_of(total, self.to_ns)
         if not idle:
             self.forget_base()
 
@@ -201,7 +203,7 @@ class Course:
     def told(self, counted: Counted, vm: Vm | None, time_ns: int, samples: bool) -> dict[str, Any]:
         """models.Migration as plain data, wall_ms left 0."""
         if self.state == "active" and self._figures_ns != time_ns:
-            self._figures = figures_of(self.total(counted, vm), time_ns - self._since_ns, self.peak, self.vcpus)
+            self._figures = self._figures_of(self.total(counted, vm), time_ns)
             self._figures_ns = time_ns
         ends = [*(from_ns for _, from_ns in self.phases[1:]), self.to_ns]
         return {
@@ -235,14 +237,25 @@ class Course:
             return self.carried
         return Standing.of(counted, vm).since(self.base).plus(self.carried)
 
-    @property
-    def _since_ns(self) -> int:
-        return self.from_ns if self.missing_from_ns is None else self.missing_from_ns
+    def _figures_of(self, total: Standing, end_ns: int) -> dict[str, Any]:
+        since_ns = self.from_ns if self.missing_from_ns is None else self.missing_from_ns
+        span = span_ns(self.phases, since_ns, end_ns)
+        return figures_of(total, self.role, span, self.peak, self.vcpus, missing=self.missing_from_ns is not None)
 
 
-def figures_of(total: Standing, length_ns: int, peak: int, vcpus: int) -> dict[str, Any]:
-    """faults to brownout of models.Migration. peak: most vCPUs that were seen to stand still at once."""
+def figures_of(
+    total: Standing, role: Role, span: tuple[int, int], peak: int, vcpus: int, missing: bool
+) -> dict[str, Any]:
+    """faults to standstill of models.Migration. peak: most vCPUs that were seen to stand still at once.
+
+    span: from when to when pages were missing, ns; missing: whether any was.
+    """
+    length_ns = span[1] - span[0]
     vcpus = max(vcpus, len(total.stall_ns))
     mean = min(sum(total.stall_ns.values()) / max(length_ns, 1), vcpus)
     peak = min(max(peak, math.ceil(mean - _ROUNDING)), vcpus)
-    return total.figures() | {"brownout": {"mean": round(mean, 4), "peak": max(peak, 0), "vcpus": vcpus}}
+    still = standstill_of(role, span, sum(total.stall_ns.values()), vcpus) if missing else None
+    return total.figures() | {
+        "brownout": {"mean": round(mean, 4), "peak": max(peak, 0), "vcpus": vcpus},
+        "standstill": None if still is None else still.model_dump(),
+    }

@@ -54,6 +54,18 @@ class Brownout(_Model):
     vcpus: int = Field(default=0, description="vCPUs that the VM has.")
 
 
+class Standstill(_Model):
+    """How long the vCPUs stood still while pages were missing: the same figure wherever it is shown."""
+
+    from_ns: int = Field(
+        description="Begin of the postcopy phase, as QEMU names it, or of the paging; CLOCK_MONOTONIC ns."
+    )
+    length_ns: int = Field(description="From then to its end, or until now, ns.")
+    vcpus: int = Field(description="vCPUs of the destination.")
+    stall_ns: int = Field(description="Time that they stood still in it, all together, ns.")
+    share: float = Field(description="Their stall by their time, 0 to 1.")
+
+
 class Sample(_Model):
     """What QEMU said at one moment."""
 
@@ -100,6 +112,9 @@ class Migration(_Model):
     fills: MigrationFills = Field(default=MigrationFills(), description="Pages placed during the migration.")
     stall: list[VcpuStall] = Field(default=[], description="By vCPU.")
     brownout: Brownout = Field(default=Brownout(), description="How many vCPUs stood still at once.")
+    standstill: Standstill | None = Field(
+        default=None, description="How long they stood still, of all their time; null of a source."
+    )
     qmp: dict[str, Any] | None = Field(
         default=None, description="QEMU's newest answer, as the collector passes it on; null if it is not asked."
     )

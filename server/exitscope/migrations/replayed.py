@@ -12,6 +12,7 @@ from ..vms import Vms
 from .course import figures_of
 from .models import Migration
 from .numbers import Counted, Standing
+from .standstill import span_ns, standstill
 
 
 class Replayed:
@@ -24,7 +25,9 @@ class Replayed:
         self._known: list[dict[str, Any]] = []
         for one in known:
             try:
-                self._known.append(Migration.model_validate(one).model_dump())
+                known_one = Migration.model_validate(one)
+                known_one.standstill = known_one.standstill or standstill(known_one, known_one.to_ns or 0)
+                self._known.append(known_one.model_dump())
             except ValidationError:
                 continue
         self._known.sort(key=lambda one: int(one["from_ns"]))
@@ -54,7 +57,8 @@ class Replayed:
         qmp = one["qmp"] | samples[-1] if one["qmp"] is not None and samples else None
         vm, base = self._vms.get(one["vm"]), self._bases.get(one["id"])
         total = Standing() if vm is None or base is None else Standing.of(self._counted, vm).since(base)
-        length_ns = time_ns - _since_ns(one)
+        begins = [(phase["name"], phase["from_ns"]) for phase in one["phases"] if phase["from_ns"] <= time_ns]
+        span = span_ns(begins, _since_ns(one), time_ns)
         phases = [
             phase | {"to_ns": None if phase["to_ns"] is None or phase["to_ns"] > time_ns else phase["to_ns"]}
             for phase in one["phases"]
@@ -68,7 +72,7 @@ class Replayed:
             "phases": phases,
             "samples": samples,
             "qmp": qmp,
-            **figures_of(total, length_ns, 0, one["brownout"]["vcpus"]),
+            **figures_of(total, one["role"], span, 0, one["brownout"]["vcpus"], one["missing_from_ns"] is not None),
         }
 
 

@@ -67,6 +67,11 @@ class Tracker:
         course = self._courses.get(migration_id)
         return None if course is None else self._told(course, samples=True)
 
+    def away(self) -> set[str]:
+        """Ids of VMs that run elsewhere by now: sources that have switched over. Their vCPUs are nobody's time."""
+        over = (course for course in self._courses.values() if course.role == "source")
+        return {one.vm for one in over if one.phase in status.POSTCOPY or (one.final and one.state == "completed")}
+
     def courses(self) -> list[Course]:
         """The same as they are followed, oldest first; none in a replay that knows its migrations."""
         return sorted(self._courses.values(), key=lambda course: course.from_ns)

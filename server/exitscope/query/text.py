@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from .. import words
 from ..migrations.models import Migration
+from ..migrations.standstill import standstill
 
 _LATENCY: Final = ("count", "p50", "p90", "p99", "max")
 
@@ -61,6 +62,7 @@ def migrations(found: Sequence[Migration]) -> str:
 
 def _migration(one: Migration) -> str:
     how = "QEMU says" if one.how == "qmp" else "as the kernel shows"
+    still = one.standstill or standstill(one, one.to_ns or one.from_ns)
     length = f"{words.duration(one.to_ns - one.from_ns)}, " if one.to_ns is not None else ""
     state = "still going on" if one.state == "active" else one.state
     parts = [f"{one.kind}, {one.role} {one.vm_name} ({how}): {length}{state}"]
@@ -69,9 +71,10 @@ def _migration(one: Migration) -> str:
         parts.append(f"{words.counted(one.latency_ns.count, 'fault')}, {latency}")
     if one.fills.demand or one.fills.background:
         parts.append(f"{words.counted(one.fills.demand, 'page')} on demand, {one.fills.background:,} in the background")
-    if one.brownout.peak:
-        still = f"{one.brownout.mean:.1f} of {words.counted(one.brownout.vcpus, 'vCPU')} stood still on average"
-        parts.append(f"{still}, {one.brownout.peak} at most")
+    if one.brownout.peak and still:
+        mean = f"{still.share * still.vcpus:.1f} of {words.counted(still.vcpus, 'vCPU')} stood still on average"
+        paging = f"{words.percent(still.share)} of the {words.duration(still.length_ns)} in which pages were missing"
+        parts.append(f"{mean}, {paging}, {one.brownout.peak} at most")
     return "; ".join(parts)
 
 

@@ -1,0 +1,58 @@
+"""VMs whose memory somebody fills in: pager.c."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pager_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, compiled."""
+    binary = tmp_path_factory.mktemp("pager") / "pager"
+    source = Path(__file__).with_name("pager.c")
+    subprocess.run(["gcc", "-O1", "-pthread", "-o", str(binary), str(source)], check=True)
+    return binary
+
+
+class Pager:
+    """A running VM. filler: the process that fills its memory."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        word, filler = self._line().split()
+        assert word == "READY"
+        self.filler = int(filler)
+
+    def touch(self, pages: int, late_us: int = 0) -> None:
+        """Its vCPU touches so many further pages, each of which comes so late; see `touched`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{pages} {late_us}\n")
+        self.process.stdin.flush()
+
+    def touched(self) -> None:
+        """Waits until it has."""
+        assert self._line() == "DONE"
+
+    def end(self) -> None:
+        """In order."""
+        self.process.communicate()
+        assert self.process.returncode == 0
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+@contextmanager
+def pager(program: Path, how: str) -> Iterator[Pager]:
+    """See pager.c; killed at the end."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([program, how], stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield Pager(process)
+        finally:
+            process.kill()
