@@ -37,8 +37,9 @@ export function factsOf(migration, nowNs) {
   if (isActive(migration)) add('bytes_per_s', () => ({ name: 'bandwidth', value: `${bytes(qmp.bytes_per_s)}/s`, title: `QEMU: sending ${bytes(qmp.bytes_per_s)} per second${qmp.max_postcopy_bytes_per_s ? `, at most ${bytes(qmp.max_postcopy_bytes_per_s)} per second for what is pushed` : ''}` }));
   add('postcopy_requests', () => ({ name: 'requests', value: compact(qmp.postcopy_requests), title: `QEMU: ${count(qmp.postcopy_requests)} pages asked for by the destination` }));
   add(qmp.downtime_ns ? 'downtime_ns' : 'expected_downtime_ns', () => ({ name: qmp.downtime_ns ? 'downtime' : 'downtime expected', value: duration(qmp.downtime_ns ?? qmp.expected_downtime_ns), title: 'QEMU: how long the guest as a whole stood still at the switch' }));
-  const { demand = 0, background = 0 } = migration.fills ?? {};
+  const { demand = 0, background = 0, woken = 0 } = migration.fills ?? {};
   if (demand + background > 0) facts.push({ name: 'on demand', value: `${compact(demand)} of ${compact(demand + background)}`, title: `${count(demand)} pages placed for somebody who waited, ${count(background)} ahead of need` });
+  if (woken > 0) facts.push({ name: 'by WAKE', value: compact(woken), title: `${count(woken)} faults answered by UFFDIO_WAKE alone: their pages were placed otherwise, such as by a write into shared memory` });
   if (migration.stall?.length && (migration.role !== 'source' || stallNs(migration) > 0)) {
     const stalled = stalledShare(migration, nowNs);
     facts.push({ name: 'stalled', value: `${share(stalled)}`, title: `exitscope: the ${migration.stall.length} vCPUs stood still for ${duration(stallNs(migration))} together, ${share(stalled)} of their time since pages were first missing` });

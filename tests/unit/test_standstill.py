@@ -9,6 +9,7 @@ from exitscope.cli import main
 from exitscope.migration_report.report import report
 from exitscope.migrations.models import Migration
 from exitscope.migrations.standstill import span_ns, standstill
+from exitscope.query import text
 from exitscope.query.engine import Engine
 from exitscope_probes.records import MODE_UFFD
 
@@ -90,3 +91,14 @@ def test_the_vcpus_of_a_source_that_has_switched_over_are_not_counted_among_all(
     host.feeder.fault(coming, 0, S, 1, MODE_UFFD)
     host.totals(3)
     assert series.ticks(0, host.aggregate.vms.running()[0].vcpu_rows(), 1)[-1]["stalled"]["vcpus"] == 4
+
+
+def test_the_summary_names_faults_that_wake_answered(tmp_path: Path) -> None:
+    host = Host()
+    vm = host.vm(1, vmm="Firecracker")
+    host.totals(1)
+    host.feeder.fault(vm, 0, MS, 500, MODE_UFFD)
+    host.feeder.fill(vm, "WAKE", 500)
+    host.totals(7)
+    file = recorded(host.messages, tmp_path / "r.parquet")
+    assert "; 500 faults answered by WAKE alone" in text.migrations(file.meta.migrations)

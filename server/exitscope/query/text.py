@@ -71,6 +71,8 @@ def _migration(one: Migration) -> str:
         parts.append(f"{words.counted(one.latency_ns.count, 'fault')}, {latency}")
     if one.fills.demand or one.fills.background:
         parts.append(f"{words.counted(one.fills.demand, 'page')} on demand, {one.fills.background:,} in the background")
+    if one.fills.woken:
+        parts.append(f"{words.counted(one.fills.woken, 'fault')} answered by WAKE alone, the pages placed otherwise")
     if one.brownout.peak and still:
         mean = f"{still.share * still.vcpus:.1f} of {words.counted(still.vcpus, 'vCPU')} stood still on average"
         paging = f"{words.percent(still.share)} of the {words.duration(still.length_ns)} in which pages were missing"
