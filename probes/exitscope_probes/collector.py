@@ -21,6 +21,7 @@ from .ledger import Ledger
 from .loader import Probes, load
 from .observer import Observer
 from .only import only
+from .plainlog import log_to_stderr
 from .publisher import Publisher
 from .recording import Recording
 from .records import CELL_DTYPE, FAULT_DTYPE, VCPU_DTYPE, VM_DTYPE
@@ -49,7 +50,7 @@ _log = logging.getLogger(__name__)
 def main(settings: Settings) -> int:
     """Collect until SIGTERM or SIGINT. Returns the exit status: 0, or 1 after one line that says why."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as SIGINT, until the loop takes both over
-    logging.basicConfig(level=logging.INFO, format="exitscope collector: %(message)s")
+    log_to_stderr("exitscope collector")
     try:
         reason = checks.usable()
         if reason:

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Final
 
+from .untrusted import cleaned
+
 _HINTS: Final = {
     errno.EMFILE: "let this process open more files (`ulimit -n 1024`, LimitNOFILE= of a systemd unit)",
     errno.ENFILE: "the whole system has too many files open",
@@ -51,5 +53,5 @@ def _hint(error: OSError) -> str:
 
 def fail(error: ProbeError) -> int:
     """Print the error as one line on stderr; returns the exit status for it, 1."""
-    print(f"exitscope: {error}", file=sys.stderr)
+    print(f"exitscope: {cleaned(str(error))}", file=sys.stderr)
     return 1

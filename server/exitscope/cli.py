@@ -13,6 +13,7 @@ import click
 
 from exitscope_probes.errors import ProbeError, refused
 from exitscope_probes.isolated import python
+from exitscope_probes.untrusted import cleaned
 
 from . import __version__
 from .cli_bench import bench
@@ -60,7 +61,7 @@ class _Lines(click.Group):
 def _tell(error: UserError | ProbeError) -> int:
     """One line, whatever the names in it hold; the exit status."""
     with suppress(OSError):
-        click.echo(f"exitscope: {error}", err=True)
+        click.echo(f"exitscope: {cleaned(str(error))}", err=True)
     return 1
 
 

@@ -137,7 +137,7 @@ def bench(
     files.write(page, shown)
     if html is not None:
         write(html, shown)
-    click.echo(summary.model_dump_json(indent=1) if as_json else report.terminal(summary))
+    click.echo(summary.model_dump_json(indent=1, ensure_ascii=True) if as_json else report.terminal(summary))
     click.echo(f"exitscope: kept in {directory}: {made.json_path.name}, {page.name} and recordings", err=True)
     if interrupted:
         raise UserError(f"interrupted: {len(made.results)} of {len(runs)} runs are finished, and kept")

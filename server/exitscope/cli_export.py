@@ -12,6 +12,7 @@ import click
 from .errors import UserError
 from .output import writing
 from .settings import takes
+from .terminal import shown
 
 if TYPE_CHECKING:
     from .recordings.file import RecordingFile
@@ -65,8 +66,9 @@ def export(
     if output is None and format not in _TEXT and sys.stdout.isatty():
         raise UserError(f"{format} is not for a terminal: use -o FILE")
     with Engine(Path(file.path).parent) as engine, _target(output, file) as target:
+        plain = output is None and sys.stdout.isatty()
         for chunk in FORMATS[format].stream(engine, file, filters):
-            target.write(chunk)
+            target.write(shown(chunk.decode(errors="replace")).encode() if plain else chunk)
 
 
 @takes("recordings")

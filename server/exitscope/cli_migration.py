@@ -32,4 +32,4 @@ def migration(recordings: str | None, recording: str, number: int | None, as_jso
         found = report(engine, file, default_number(file.meta.migrations) if number is None else number)
     if html is not None:
         write(html, page.html(found))
-    click.echo(found.model_dump_json(indent=2) if as_json else text.terminal(found))
+    click.echo(found.model_dump_json(indent=2, ensure_ascii=True) if as_json else text.terminal(found))

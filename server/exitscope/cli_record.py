@@ -17,6 +17,7 @@ from typing import Any, Final
 import click
 
 from exitscope_probes.isolated import python
+from exitscope_probes.untrusted import cleaned
 
 from . import words
 from .collectorsocket import listens
@@ -250,9 +251,9 @@ def _finish(spool: Path, file: Path, shared: bool) -> None:
     each = f", {size / meta.records:.1f} bytes each" if meta.records else ""
     names = ", ".join(vm.name or vm.id for vm in meta.vms[:5]) or "no VM"
     faults = f"{words.counted(meta.records, 'fault')} in {meta.duration_ns / 1e9:.1f} s"
-    click.echo(f"exitscope: wrote {file}: {faults} of {names}{each}", err=True)
+    click.echo(cleaned(f"exitscope: wrote {file}: {faults} of {names}{each}"), err=True)
     if meta.note:
-        click.echo(f"exitscope: {meta.note}", err=True)
+        click.echo(cleaned(f"exitscope: {meta.note}"), err=True)
     if meta.state == "failed":
         raise UserError(f"the recording is not whole: {meta.note}")
 

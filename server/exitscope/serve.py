@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -14,6 +13,8 @@ from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+
+from exitscope_probes.plainlog import log_to_stderr
 
 from .alarms.finding import Limits as AlarmLimits
 from .api import MAX_MESSAGE_BYTES
@@ -108,9 +109,7 @@ def serve(
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     give_back_early()
     raise_limit()
-    logging.basicConfig(level=logging.INFO, format="exitscope server: %(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(Seldom())
+    log_to_stderr("exitscope server").addFilter(Seldom())
     feed: Source
     try:
         feed = source_of(source, replay_reason) if source else SocketSource(socket_path)

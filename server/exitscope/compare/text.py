@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .. import words
 from ..tables import Table, columns
+from ..terminal import joined
 from .models import Bounds, Comparison, Figure
 from .statistics import Interval
 
@@ -65,7 +66,7 @@ def terminal(comparison: Comparison) -> str:
         lines.append(f"  {letter}: {run.name}, {words.counted(run.faults, 'fault')} in {words.duration(run.active_ns)}")
     for table in (figures(comparison), stages(comparison), counts(comparison), conditions(comparison)):
         lines += ["", table.title, *columns(table)]
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def _row(

@@ -5,6 +5,7 @@ from typing import Final
 from .. import words
 from ..models import Latency
 from ..tables import Table, columns
+from ..terminal import joined
 from .models import MigrationReport, ReportFault
 
 TERMINAL_ROWS: Final = 16
@@ -29,7 +30,7 @@ def terminal(report: MigrationReport) -> str:
     ):
         if sentences:
             lines += ["", title, *(f"  - {sentence}" for sentence in sentences)]
-    return "\n".join(lines)
+    return joined(lines)
 
 
 def tables(report: MigrationReport) -> list[Table]:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from exitscope_probes.untrusted import cleaned
+
 from .. import words
 from ..migrations.models import Migration
 from ..migrations.standstill import standstill
+from ..terminal import joined
 
 _LATENCY: Final = ("count", "p50", "p90", "p99", "max")
 
@@ -15,7 +18,7 @@ def terminal(summary: dict[str, Any]) -> str:
     window = words.duration(summary["window_ns"])
     vms = words.counted(len(summary["vms"]), "VM")
     title = f"{summary['name'] or summary['id']}: {window}, {vms}, from {summary['source']}"
-    parts = [title + (f"\n{summary['note']}" if summary["note"] else "")]
+    parts = [joined((title, summary["note"]) if summary["note"] else (title,))]
     modes = [(mode, *_latency(one), f"{one['rate_per_s']:,.1f}") for mode, one in summary["modes"].items()]
     parts.append(_table(("mode", *_LATENCY, "per s"), modes) if modes else "No faults.")
     stages = [
@@ -57,7 +60,7 @@ def _counts(summary: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 def migrations(found: Sequence[Migration]) -> str:
     """A line for each migration of a recording; empty if there are none."""
-    return "\n".join(map(_migration, found))
+    return joined(map(_migration, found))
 
 
 def _migration(one: Migration) -> str:
@@ -90,6 +93,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Empty if there are no rows. Columns of numbers stand to the right."""
     if not rows:
         return ""
+    rows = [[cleaned(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     right = [headings[i] in (*_LATENCY, "per s", "stall", "vCPU") for i in range(len(headings))]
     return "\n".join(
