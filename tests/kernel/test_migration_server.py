@@ -139,6 +139,11 @@ def assert_recording(product: Product, told: Told, account: Account) -> None:
     assert (kept["fills"], kept["faults"]) == (told["fills"], told["faults"])
     report = product.get(path)
     assert report["requests"]["events"] == account.events.total()
+    assert report["standstill"] == kept["standstill"]
+    assert kept["standstill"]["length_ns"] == pytest.approx(told["standstill"]["length_ns"], rel=0.01)
+    assert kept["standstill"]["share"] == pytest.approx(told["standstill"]["share"], abs=0.005), "one figure of it"
+    ids = [each["id"] for each in product.get("api/v1/migrations")["migrations"] if each["vm"] == told["vm"]]
+    assert ids == [told["id"]], "a late fault is no further migration"
 
 
 def test_migrations_at_once_as_qemu_tells_them(product: Product, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.finish import finish
 from exitscope.recordings.spool import SpoolWriter
 from exitscope.recordings.synthesis import Synthesis
+from exitscope_probes.records import MODE_UFFD, RESOLVERS, SEEN_READ
 from exitscope_probes.wire import Message, encode
 
 from .frames import S
@@ -184,3 +185,18 @@ def test_finding_them_costs_little(tmp_path: Path) -> None:
     began = time.monotonic()
     assert len(recorded(host.messages, tmp_path / "r.parquet").meta.migrations) == 1
     assert time.monotonic() - began < 60
+
+
+def test_a_recording_knows_of_a_short_wait_that_nobody_answered(tmp_path: Path) -> None:
+    """As it was live: only the fault's record says it."""
+    host = Host()
+    vm = host.vm(1, vmm="QEMU")
+    host.totals()
+    host.page(vm, demand=20)
+    host.totals()
+    host.feeder.fault(vm, 0, 9 * MS, 1, MODE_UFFD)
+    host.send(host.feeder.records(vm, [9 * MS], mode=MODE_UFFD, resolver=RESOLVERS.index("other"), seen=SEEN_READ))
+    host.look(uffds=[])
+    host.totals(1)
+    (one,) = recorded(host.messages, tmp_path / "r.parquet").meta.migrations
+    assert (one.state, host.only["state"]) == ("failed", "failed")

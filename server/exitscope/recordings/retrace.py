@@ -18,8 +18,10 @@ class Retrace:
     def take(self, message: Message) -> None:
         """One message more. Raises WireError if it does not fit."""
         if message.kind is Kind.FAULTS:
-            self._aggregate.stalled.add(message.arrays["records"])
-            self._aggregate.migrations.faults(message.arrays["records"])
+            records = message.arrays["records"]
+            self._aggregate.stalled.add(records)
+            self._aggregate.unanswered.records(records)
+            self._aggregate.migrations.faults(records)
             return
         self._aggregate.handle(message)
         if self._beginning and message.kind is Kind.TOTALS:  # survey.py: a new client's snapshot is before the begin
