@@ -64,6 +64,9 @@ def main(settings: Settings) -> int:
 
 
 def _run(settings: Settings) -> None:
+    # On a busy host a late wake-up lets the ring run full, and a slow start misses faults; it takes a few percent.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     listener = Listener(settings.socket, settings.group)  # before the probes: a second collector ends at once
     with contextlib.ExitStack() as stack:
         stack.callback(listener.close)
@@ -87,9 +90,6 @@ def _run(settings: Settings) -> None:
             signal.signal(number, lambda number, _frame: collector.stop(signal.Signals(number).name))
         attached = sum(hook.status == "attached" for hook in probes.hooks)
         _log.info("%d of %d hooks attached, listening on %s", attached, len(probes.hooks), settings.socket)
-        # On a busy host a late wake-up lets the ring run full; this process takes a few percent at most.
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         collector.run()
 
 

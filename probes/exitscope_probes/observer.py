@@ -126,7 +126,11 @@ class Observer:
     def _start(self) -> None:
         self._started_ns = time.monotonic_ns()
         self._asked_ns = None
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:  # no descriptor to be had now
+            _log.warning("cannot look at the VMs' processes: %s", error.strerror)
+            return
         settings = {"given": self._qmp, "follow": self._follow, "ids": dict(self._ids), "seed": self._seed}
         self._addresses.clear()
         try:

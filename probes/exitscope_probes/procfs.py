@@ -1,5 +1,6 @@
 """Reading /proc, where all may vanish between two looks: what is absent is None or empty, no exception."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ MAX_TASKS: Final = 4096
 _MAX_TEXT_BYTES: Final = 64 << 10
 _NS_PER_TICK: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # nothing that a process that is gone would say
 _ENDED: Final = ("Z", "X", "x")  # states of proc(5): a zombie is listed, and does nothing any more
 
 KVM_VM: Final = "anon_inode:kvm-vm"
@@ -24,11 +26,16 @@ class Proc:
         self.root = str(root)
 
     def text(self, *path: object, limit_bytes: int = _MAX_TEXT_BYTES) -> str | None:
-        """The first limit_bytes (64 KiB) of a file, NUL bytes kept; None if it cannot be read."""
+        """The first limit_bytes (64 KiB) of a file, NUL bytes kept; None if it cannot be read.
+
+        Raises OSError where it is us who lack descriptors or memory.
+        """
         try:
             with open("/".join((self.root, *map(str, path))), "rb") as file:
                 return file.read(limit_bytes).decode(errors="replace")
-        except OSError:
+        except OSError as error:
+            if error.errno in _OURS:
+                raise
             return None
 
     def pids(self) -> list[int]:

@@ -4,7 +4,10 @@ A client that does not keep up loses frames once its buffer is full: fault recor
 totals only until a snapshot brings them up to date.
 """
 
+import contextlib
+import errno
 import logging
+import os
 import selectors
 import socket
 import time
@@ -88,6 +91,7 @@ class Publisher:
         self._buffer_bytes = buffer_bytes
         self._clients: set[_Client] = set()
         self._sequence = 0
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.dropped = 0
         selector.register(listener.socket, selectors.EVENT_READ, self._accept)
 
@@ -148,6 +152,7 @@ class Publisher:
             self._drop(client, "left without goodbye")
         self._selector.unregister(self._listener.socket)
         self._listener.close()
+        os.close(self._spare)
 
     def _publish(self, message: Message, flag: str | None) -> None:
         frame = self._encode(message)
@@ -164,8 +169,10 @@ class Publisher:
     def _accept(self, _mask: int) -> None:
         try:
             connection, _ = self._listener.socket.accept()
-        except OSError:  # gone again already, or no fd left: the next one may be luckier
-            return
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return  # or gone again already: the next one may be luckier
         connection.setblocking(False)
         if len(self._clients) >= MAX_CLIENTS:
             _log.warning("refused a client: %d are connected already", MAX_CLIENTS)
@@ -181,6 +188,15 @@ class Publisher:
                 client.needs_vms |= message.kind is Kind.VMS
                 client.needs_snapshot |= message.kind is Kind.TOTALS
         self._flush(client)
+
+    def _turn_away(self) -> None:
+        """There is no descriptor for a client that waits, who would wake us up for ever: take it with the spare one."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.socket.accept()
+            connection.close()
+            _log.warning("refused a client: no file descriptor is left")
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _serve(self, client: _Client, mask: int) -> None:
         if mask & selectors.EVENT_WRITE and not self._flush(client):

@@ -30,31 +30,39 @@ class Listener:
         if len(os.fsencode(path)) > _MAX_PATH_BYTES:
             raise SocketError(f"socket path {path} is longer than {_MAX_PATH_BYTES} bytes", "choose a shorter --socket")
         gid = _gid(group)
-        directory = Path(path).parent
+        directory, name = Path(path).parent, Path(path).name
         try:
-            if not directory.is_dir():
-                directory.mkdir(parents=True)
-                os.chmod(directory, 0o750)  # whatever the umask: the group is to reach the socket
-                _give(directory, gid)
-            # Locked while looking and binding, or two collectors could both find the other's file stale.
-            directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            made = not directory.is_dir()
+            if made:
+                directory.mkdir(0o750, parents=True)
+            # By its descriptor from now on: somebody who may rename folders cannot lead us elsewhere.
+            self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if made else 0))
             try:
-                fcntl.flock(directory_fd, fcntl.LOCK_EX)
-                _remove_stale(path)
-                self.socket = _bind(path, gid)
-            finally:
-                os.close(directory_fd)
-            self._inode = os.lstat(path).st_ino
+                if made:
+                    os.fchown(self._directory, -1, gid)
+                    os.fchmod(self._directory, 0o750)  # whatever the umask
+                # Locked while looking and binding, or two collectors could both find the other's file stale.
+                fcntl.flock(self._directory, fcntl.LOCK_EX)
+                _remove_stale(path, self._directory)
+                self.socket = _bind(path, self._directory, gid)
+                fcntl.flock(self._directory, fcntl.LOCK_UN)
+            except BaseException:
+                os.close(self._directory)
+                raise
+            self._inode = os.lstat(name, dir_fd=self._directory).st_ino
         except OSError as error:
             raise SocketError(f"cannot listen on {path}: {error.strerror or error}", _remedy(error)) from None
-        self._path = path
+        self._name = name
 
     def close(self) -> None:
         """Stop listening and remove the file, unless somebody else's is there by now."""
+        if self.socket.fileno() < 0:
+            return
         self.socket.close()
         with contextlib.suppress(OSError):
-            if os.lstat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
+            if os.lstat(self._name, dir_fd=self._directory).st_ino == self._inode:
+                os.unlink(self._name, dir_fd=self._directory)
+        os.close(self._directory)
 
 
 def peer(connection: socket.socket) -> tuple[int, int, int]:
@@ -91,39 +99,44 @@ def _remedy(error: OSError) -> str:
     return refused(error).hint
 
 
-def _bind(path: str, gid: int) -> socket.socket:
+def _bind(path: str, directory: int, gid: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        mask = os.umask(0o117)  # nobody may connect between bind and chmod
+        mask = os.umask(0o117)  # nobody may connect between bind and chown
         try:
             listening.bind(path)
         finally:
             os.umask(mask)
-        _give(path, gid)
+        if gid >= 0:
+            os.chown(Path(path).name, -1, gid, dir_fd=directory, follow_symlinks=False)
         listening.listen(_BACKLOG)
-    except BaseException:
+    except OSError:
         listening.close()
         raise
     return listening
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, directory: int) -> None:
+    name = Path(path).name
     try:
-        mode = os.lstat(path).st_mode
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
-        raise SocketError(f"{path} exists and is not a socket", "remove it, or choose another --socket")
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(1)
-        try:
-            client.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except (TimeoutError, BlockingIOError):
-            raise SocketError(f"another collector listens on {path} and does not answer", "stop it first") from None
-        pid, _, _ = peer(client)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise SocketError(f"{path} exists and is not a socket", "remove it, or choose another --socket")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            try:
+                client.connect(f"/proc/self/fd/{fd}")
+            except ConnectionRefusedError:
+                os.unlink(name, dir_fd=directory)
+                return
+            except (TimeoutError, BlockingIOError):
+                raise SocketError(f"another collector listens on {path} and does not answer", "stop it first") from None
+            pid, _, _ = peer(client)
+    finally:
+        os.close(fd)
     raise SocketError(
         f"another collector is running (pid {pid}) on {path}", "stop it first, or choose another --socket"
     )

@@ -20,6 +20,9 @@ _MISTAKES: Final = (1, 2)
 """Exit status after a mistake that a person must mend, such as a port that is taken (cli.py)."""
 _STARTING_S: Final = 60.0
 """A busy host may take so long to get to such a mistake."""
+_KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM)
+_SETTLED_S: Final = 1.0
+"""Who lived so long and was killed by somebody else is started again at once: that was no fault of its own."""
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _GRACE_S: Final = 5.0
 
@@ -73,7 +76,8 @@ class Child:
             return None
         lived_s = now_s - self.started_s
         self.process = None
-        self.failures = 0 if status == 0 or lived_s > 60 else self.failures + 1
+        killed = status in _KILLED and lived_s >= _SETTLED_S
+        self.failures = 0 if status == 0 or killed or lived_s > 60 else self.failures + 1
         starting_s = _STARTING_S if status in _MISTAKES else _EARLY_S
         if status > 0 and self.starts == 1 and lived_s < starting_s:
             self.given_up = True

@@ -166,6 +166,37 @@ def test_a_child_that_cannot_start_ends_all_with_its_status(tmp_path: Path) -> N
     assert other.process.returncode is not None
 
 
+def test_who_is_killed_is_started_again_at_once_however_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise_module, "_SETTLED_S", 0.0)
+    child = Child.always("sleeper", python("import time; time.sleep(1000)"))
+    child.start()
+    for _ in range(20):
+        assert child.process
+        child.process.kill()
+        child.process.wait()
+        killed_s = time.monotonic()
+        child.check(killed_s)
+        assert child.due_s <= killed_s and child.failures == 0
+        child.check(killed_s)
+    assert child.starts == 21 and child.process
+    child.process.kill()
+    child.process.wait()
+
+
+def test_who_ends_by_itself_again_and_again_is_given_time() -> None:
+    child = Child.always("failing", python("import sys; sys.exit(3)"))
+    child.starts = 1
+    waits = []
+    for _ in range(3):
+        child.start()
+        assert child.process
+        child.process.wait()
+        now_s = time.monotonic()
+        child.check(now_s)
+        waits.append(child.due_s - now_s)
+    assert waits == sorted(waits) and waits[0] > 0
+
+
 def test_a_child_that_is_killed_is_started_again_and_all_end_on_sigterm(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

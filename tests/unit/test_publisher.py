@@ -1,6 +1,7 @@
 """The clients of the collector: slow, deaf, talkative, dead ones."""
 
 import os
+import resource
 import selectors
 import socket
 import stat
@@ -253,3 +254,23 @@ def test_the_socket_keeps_others_out(bench: Bench) -> None:
     assert stat.S_IMODE(os.stat(bench.path).st_mode) == 0o660
     assert stat.S_IMODE(os.stat(os.path.dirname(bench.path)).st_mode) == 0o750
     assert not os.get_inheritable(bench.selector.get_map()[next(iter(bench.selector.get_map()))].fd)
+
+
+def test_without_descriptors_a_client_is_turned_away_and_wakes_nobody_up_again(tmp_path: Path) -> None:
+    listener = Listener(str(tmp_path / "s.sock"))
+    with selectors.DefaultSelector() as selector:
+        publisher = Publisher(listener, selector, list)
+        with socket.socket(socket.AF_UNIX) as client:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            client.connect(str(tmp_path / "s.sock"))
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))  # all that may be open are
+            try:
+                for key, mask in selector.select(1):
+                    key.data(mask)
+                assert not selector.select(0), "the client that waited is gone"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert client.recv(1) == b"" and publisher.clients == 0
+        publisher.close("x")

@@ -1,7 +1,9 @@
 """The collector's socket file: stale, foreign, occupied, impossible."""
 
+import grp
 import os
 import pwd
+import socket
 import stat
 import subprocess
 import sys
@@ -85,3 +87,21 @@ def test_a_strict_umask_shuts_nobody_out(tmp_path: Path) -> None:
         stat.S_IMODE((tmp_path / "lib" / rest).stat().st_mode) for rest in ("", "exitscope", "exitscope/recordings")
     ]
     assert modes == [0o755, 0o755, 0o700]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may give files to any group")
+def test_a_link_in_the_sockets_place_gives_nobodys_file_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swapped between bind and chown by somebody who may write to the folder."""
+    precious, path = tmp_path / "precious", tmp_path / "s.sock"
+    precious.touch()
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid)
+    bind = socket.socket.bind
+
+    def swapped(self: socket.socket, address: str) -> None:
+        bind(self, address)
+        path.unlink()
+        path.symlink_to(precious)
+
+    monkeypatch.setattr(socket.socket, "bind", swapped)
+    Listener(str(path), group.gr_name).close()
+    assert precious.stat().st_gid == 0
