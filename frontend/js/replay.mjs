@@ -15,7 +15,7 @@ const STEPS = 1000;
 
 /**
  * GET /api/v1/replay.
- * @typedef {{id: string|null, at_ns: number, from_ns: number, to_ns: number, speed: number, paused: boolean, error?: string|null}} Playing
+ * @typedef {{id: string|null, at_ns: number, from_ns: number, to_ns: number, speed: number, paused: boolean, host_alarms?: number, error?: string|null}} Playing
  */
 
 export class Replay {

@@ -29,6 +29,7 @@ class Replay(BaseModel):
     speed: float | None = Field(default=None, description="Seconds of the recording per second.")
     paused: bool | None = Field(default=None, description="Whether time stands still; so it does at the end.")
     error: str | None = Field(default=None, description="Why the last replay ended by itself; null if it did not.")
+    host_alarms: int = Field(default=0, description="Active alarms of this host, which a replay hides; a count.")
 
 
 class WantedReplay(BaseModel):
@@ -54,6 +55,7 @@ def _switch(request: Request) -> Switch:
 def _shown(switch: Switch, player: Player | None) -> Replay:
     shown = Replay.model_validate(player.position()) if player else Replay()
     shown.error = switch.replay_error
+    shown.host_alarms = len(switch.live_alarms.active) if switch.live_status.kind == "live" else 0
     return shown
 
 

@@ -249,7 +249,8 @@ class Library:
         if self.playing is None:
             return JSONResponse({"id": None, "error": self.replay_error})
         self._advance(self.playing)
-        return JSONResponse({name: value for name, value in self.playing.items() if name != "_at"})
+        answer = {name: value for name, value in self.playing.items() if name != "_at"}
+        return JSONResponse(answer | {"host_alarms": self.scenario.host_alarms})
 
     @staticmethod
     def _advance(playing: Json) -> None:

@@ -32,6 +32,7 @@ class Scenario:
     migration_s: float = 30.0  # how long ago it began
     qmp_age_s: float = 0.0  # how long ago QEMU answered last
     alarms: int = 0  # active ones
+    host_alarms: int = 0  # active ones of this host while a replay is shown
     handlers: bool = True  # whether there are threads that serve faults
     reader_busy: float | None = 0.12
     gpa_bin: int = 16 << 20

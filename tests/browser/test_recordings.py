@@ -208,6 +208,15 @@ def test_replay_plays_pauses_seeks_and_goes_back_to_live(server: FeedServer, ope
     expect(page.locator("#pause")).to_be_visible()
 
 
+def test_a_replay_hides_no_alarm_of_this_host(server: FeedServer, open_page: Open) -> None:
+    page = open_page(server.url + "recordings.html").page
+    page.locator(ROWS).nth(1).get_by_role("button", name="Replay").click()
+    expect(page.locator("#replay-banner")).to_be_visible()
+    expect(page.locator("#replay-alarms")).to_have_text("")
+    server.feed.scenario.host_alarms = 2
+    expect(page.locator("#replay-alarms")).to_have_text("◆ 2 alarms on this host now")
+
+
 def test_a_replay_that_fails_says_why(server: FeedServer, open_page: Open) -> None:
     page = open_page(server.url + "recordings.html").page
     page.locator(ROWS).nth(1).get_by_role("button", name="Replay").click()
