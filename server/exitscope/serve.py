@@ -36,6 +36,9 @@ from .source import SocketSource, Source, Status
 CHILD_VARIABLE: Final = "EXITSCOPE_CHILD"
 """Set in the environment of processes that `exitscope run` starts: they end with it."""
 
+_SWITCH_S: Final = 0.0005
+"""After so long a thread that computes lets others go on: the one that records must not be late."""
+
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -109,6 +112,7 @@ def serve(
     """Serve until told to stop. Raises UserError for what the user can mend: port taken, no such file…"""
     give_back_early()
     raise_limit()
+    sys.setswitchinterval(_SWITCH_S)
     log_to_stderr("exitscope server").addFilter(Seldom())
     feed: Source
     try:

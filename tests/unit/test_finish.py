@@ -79,6 +79,28 @@ def test_a_damaged_spool_is_read_up_to_the_damage(tmp_path: Path, feeder: Feeder
     assert len(list(read_spool(path))) in {3, 4}
 
 
+def test_what_follows_damage_in_a_spool_is_not_lost(tmp_path: Path, feeder: Feeder) -> None:
+    """One block of each place is damaged in turn: its records are missing, the others are not, and it is said."""
+    vm = feeder.vms[1]
+    blocks = [[*feeder.welcome(), feeder.totals()]]
+    for number in range(5):
+        feeder.time_ns += S // 10
+        blocks.append([feeder.records(vm, [1000 + number] * 10)])
+    feeder.time_ns += S // 10
+    blocks.append([feeder.totals()])
+    whole = spool_of(tmp_path / "whole.spool", *blocks).read_bytes()
+    places = [at for at in range(len(whole)) if whole.startswith(b"XSPL", at)]
+    for place in places[2:-2]:
+        for offset in (0, 5, 9, 13, 17, 30):  # magic, kind, lengths, checksum, what is stored
+            data = bytearray(whole)
+            data[place + offset] ^= 0xFF
+            path = tmp_path / "damaged.spool"
+            path.write_bytes(data)
+            meta = finish(str(path), str(tmp_path / "damaged.parquet"))
+            assert meta.records == 40 and not meta.complete and "the spool was damaged once" in meta.note
+    assert finish(str(tmp_path / "whole.spool"), str(tmp_path / "whole.parquet")).records == 50
+
+
 def test_totals_records_histograms_and_losses_of_a_spool(tmp_path: Path, feeder: Feeder) -> None:
     vm = feeder.vms[1]
     feeder.fault(vm, 0, 5 * MS, 7)

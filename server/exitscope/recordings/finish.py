@@ -117,7 +117,8 @@ def _first_pass(
     """(survey, head, end or None, how late a record may be, the later ones of each session)."""
     survey, head, end, last_ns = Survey(), {}, None, 0
     late_ns, late, late_count = LATE_NS, [], 0
-    for block in read_spool(path):
+    for block in read_spool(path, past_damage=True):
+        survey.damaged += block.after_damage
         if block.kind is Kind.HEAD:
             head = block.json()
         elif block.kind is Kind.END:
@@ -163,7 +164,7 @@ def _ordered(
     fresh: list[Records] = []
     fresh_count = 0
     session, started_ns, newest_ns = -1, None, 0
-    for message in _messages(read_spool(path)):
+    for message in _messages(read_spool(path, past_damage=True)):
         newest_ns = max(newest_ns, message.time_ns)
         if message.kind is Frame.HELLO and (session < 0 or message.meta.get("started_ns") != started_ns):
             session, started_ns = session + 1, message.meta.get("started_ns")
@@ -255,6 +256,9 @@ def _conclude(meta: RecordingMeta, survey: Survey) -> None:
     notes = [meta.note] if meta.note else []
     if meta.lost_ns:
         notes.append(f"the recorder was killed: at most the last {meta.lost_ns / 1e9:g} s before that is missing")
+    if survey.damaged:
+        times = "once" if survey.damaged == 1 else f"{survey.damaged} times"
+        notes.append(f"the spool was damaged {times} on the disk: what was there is missing")
     if meta.gaps:
         missing_s = sum(gap.to_ns - gap.from_ns for gap in meta.gaps) / 1e9
         notes.append(f"no collector ran for {missing_s:.1f} s of the time")
@@ -264,7 +268,7 @@ def _conclude(meta: RecordingMeta, survey: Survey) -> None:
         missing = expected - meta.records
         have = "has" if missing == 1 else "have"
         notes.append(f"{missing} of {words.counted(expected, 'fault')} {have} no record; the totals count them")
-    meta.complete = meta.state == "finished" and not (meta.lost_ns or meta.gaps or lost)
+    meta.complete = meta.state == "finished" and not (meta.lost_ns or meta.gaps or lost or survey.damaged)
     meta.note = "; ".join(notes)
     if survey.bye is not None and not meta.note:
         meta.note = f"the collector ended: {survey.bye}"

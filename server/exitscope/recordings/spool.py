@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, BinaryIO, Final
 
@@ -30,6 +30,7 @@ from .plainfile import open_regular
 _HEADER: Final = struct.Struct("<4sIIIIQ")  # magic, kind, stored bytes, raw bytes, crc32 of what is stored, time_ns
 _MAGIC: Final = b"XSPL"
 _MAX_BLOCK_BYTES: Final = 256 << 20
+_SCAN_BYTES: Final = 1 << 20
 _CODEC: Final = pa.Codec("zstd", compression_level=1)
 
 
@@ -47,11 +48,12 @@ class SpoolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block. time_ns: CLOCK_MONOTONIC when it was written."""
+    """One block. time_ns: CLOCK_MONOTONIC when it was written. after_damage: what was before it cannot be read."""
 
     kind: Kind
     time_ns: int
     data: bytes
+    after_damage: bool = False
 
     def json(self) -> dict[str, Any]:
         """Of HEAD and END; {} if it is none."""
@@ -149,8 +151,10 @@ def is_orphan(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_spool(path: str | os.PathLike[str]) -> Generator[Block]:
+def read_spool(path: str | os.PathLike[str], past_damage: bool = False) -> Generator[Block]:
     """The blocks up to the first that is cut off or damaged. Raises SpoolError if the first already is.
+
+    past_damage: go on with the next that is whole, as each can be read by itself.
 
     Raises OSError if it cannot be read: what is in it is not known then.
     """
@@ -159,8 +163,28 @@ def read_spool(path: str | os.PathLike[str]) -> Generator[Block]:
         if first is None or first.kind is not Kind.HEAD:
             raise SpoolError(f"{os.fspath(path)} is not a recording in progress, or was cut off at its beginning")
         yield first
-        while block := _read_block(file):
+        at = file.tell()
+        while block := _read_block(file) or (_block_after(file, at + 1) if past_damage else None):
             yield block
+            at = file.tell()
+
+
+def _block_after(file: BinaryIO, offset: int) -> Block | None:
+    """The first whole block that begins at or after this offset; the file is at its end then."""
+    while True:
+        file.seek(offset)
+        chunk = file.read(_SCAN_BYTES)
+        found = chunk.find(_MAGIC)
+        if found < 0:
+            if len(chunk) < _SCAN_BYTES:
+                return None
+            offset += len(chunk) - len(_MAGIC) + 1
+            continue
+        offset += found
+        file.seek(offset)
+        if block := _read_block(file):
+            return replace(block, after_damage=True)
+        offset += 1
 
 
 def _read_block(file: BinaryIO) -> Block | None:
@@ -173,4 +197,8 @@ def _read_block(file: BinaryIO) -> Block | None:
     stored = file.read(stored_bytes)
     if len(stored) < stored_bytes or zlib.crc32(stored) != checksum:
         return None
-    return Block(Kind(kind), time_ns, _CODEC.decompress(stored, raw_bytes, asbytes=True))
+    try:
+        data = _CODEC.decompress(stored, raw_bytes, asbytes=True)
+    except (pa.ArrowException, OSError, ValueError):  # its length is not what the header says
+        return None
+    return Block(Kind(kind), time_ns, data)

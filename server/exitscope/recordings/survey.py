@@ -77,6 +77,7 @@ class Survey:
         self.last_ns = 0  # when the last message was made
         self.loss: dict[str, int] = {}
         self.dropped = 0
+        self.damaged = 0  # times that blocks of the spool could not be read
         self.records = 0
         self.gaps: list[tuple[int, int]] = []
         self.handlers: dict[tuple[Key, int], int] = {}
