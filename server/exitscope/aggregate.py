@@ -266,6 +266,10 @@ class Aggregate:
             if vm is None or vm.row == 0:
                 continue
             vm.events_read = int(record["events_read"])
+            if not vm.peer.uffds and vm.gone_ns is None:
+                # Whose a userfaultfd is that a pager holds for several VMs is not known; whose events it has read, is.
+                held = max(vm.events_read - int(record["events_done"]), 0)
+                vm.total = vm.held = min(held, int(np.count_nonzero(self.rows.open_since_ns[vm.vcpu_rows()])))
             rows.append(vm.row)
             values.append(
                 np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))

@@ -43,6 +43,7 @@ class Vm:
     final: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
     pending: int = 0
     total: int = 0
+    held: int = 0  # vCPUs whose event has been read by a process whose userfaultfds are not known
     events_read: int = 0  # of its userfaultfds, without those that named a vCPU
 
     @property
@@ -142,7 +143,7 @@ class Vms:
                 new.append(vm)
             vm.peer = peer
             vm.pending = sum(uffd.pending for uffd in peer.uffds)
-            vm.total = sum(uffd.total for uffd in peer.uffds)
+            vm.total = sum(uffd.total for uffd in peer.uffds) if peer.uffds else vm.held
         alive = {peer.vm for peer in peers if peer.state == "running"}
         for vm in self:
             if vm.gone_ns is None and (vm.number not in alive or self._by_number.get(vm.number) is not vm):
@@ -196,7 +197,7 @@ class Vms:
 
     def _end(self, vm: Vm, time_ns: int) -> None:
         vm.gone_ns = time_ns
-        vm.pending = vm.total = 0
+        vm.pending = vm.total = vm.held = 0
         for row in vm.rows.values():
             self._rows.rest(row)
 

@@ -380,3 +380,27 @@ def test_where_the_ends_of_threads_are_not_seen_an_open_fault_stands_for_them() 
     vm.state = "gone"
     scene.go(0.4)
     assert scene.kinds == ["vm_died"]
+
+
+def test_a_pager_of_several_vms_that_holds_the_fault_of_one() -> None:
+    """Its userfaultfds are in one process: the events that it has read tell them apart."""
+    scene = Scene()
+    held, other = scene.feeder.add_vm(1, 2, id="one"), scene.feeder.add_vm(2, 2, id="two")
+    scene.uffds = {1: False, 2: False}
+    scene.start()
+    for vm in (held, other):
+        vm.totals["events_read"] = vm.totals["events_done"] = 7  # and one that nobody waits for any more
+        scene.feeder.fill(vm, "COPY", 7)
+    other.totals["events_read"] = 8
+    scene.go(1)
+    held.totals["events_read"] = 8
+    scene.wait(held, 1)
+    scene.go(1.6)
+    alarm = scene.one("handler_stuck")
+    assert (alarm.vm, alarm.vcpu) == ("one", 1)
+    assert alarm.message.startswith("The fault of fake has been read, no page has been filled for 1.")
+    assert [vm.total for vm in scene.aggregate.vms] == [1, 0]
+    held.totals["events_done"] = 8
+    scene.resolve(held, 1)
+    scene.go(4)
+    assert scene.kinds == [] and [vm.total for vm in scene.aggregate.vms] == [0, 0]
