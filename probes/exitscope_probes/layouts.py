@@ -61,7 +61,7 @@ MOST: Final = {"slots": 1 << 14, "vcpus": 1 << 14, "vms": 1 << 13, "cells": 1 <<
                "records": 1 << 18}  # fmt: skip
 """Items of an array: a host of 4,096 vCPUs, and records of some seconds at 100,000 faults a second."""
 
-_LONGEST_NS: Final = 1 << 60
+LONGEST_NS: Final = 1 << 60
 """Of one moment or length, 36 years: five of them do not overflow 64 bits."""
 
 _LARGEST_SUM: Final = 1 << 62
@@ -116,8 +116,8 @@ def wrong(name: str, array: Array) -> str | None:
 
 def _complaints(name: str, array: Array) -> Iterator[str]:
     for field in _LENGTHS.get(name, ()):
-        if (longest := int(array[field].max())) >= _LONGEST_NS:
-            yield f"{field} {longest}: longer than {_LONGEST_NS} ns"
+        if (longest := int(array[field].max())) >= LONGEST_NS:
+            yield f"{field} {longest}: longer than {LONGEST_NS} ns"
     sums = {field: array[field] for field in _COUNTERS.get(name, ())}
     if name == "vcpus":
         sums |= {f"series.{field}": array["series"][field] for field in SERIES_DTYPE.names or ()}

@@ -46,7 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import layouts
-from .untrusted import MAX_INTEGER, parse
+from .untrusted import parse
 
 MAGIC: Final = b"XSCP"
 VERSION: Final = 3  # 2: hardware exits; 3: MIGRATION, cpu_ns
@@ -140,8 +140,8 @@ def decode_header(data: bytes) -> Header:
         raise WireError(f"unknown frame kind {kind}") from None
     if meta_bytes > MAX_META_BYTES or body_bytes > MAX_BODY_BYTES:
         raise WireError(f"frame of {meta_bytes} + {body_bytes} bytes, allowed {MAX_META_BYTES} + {MAX_BODY_BYTES}")
-    if time_ns > MAX_INTEGER:
-        raise WireError(f"frame of the moment {time_ns}, beyond 63 bits")
+    if time_ns >= layouts.LONGEST_NS:
+        raise WireError(f"frame of the moment {time_ns}: CLOCK_MONOTONIC does not reach that")
     return Header(known, meta_bytes, body_bytes, sequence, time_ns, version)
 
 

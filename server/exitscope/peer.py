@@ -76,6 +76,8 @@ class PeerVm(_Model):
     not_counted: Word = 0  # vCPUs
     unreadable: Name | None = None
     uffds: Annotated[list[PeerUffd], Field(max_length=4096)] = []
+    backing: Name | None = None
+    memory_bytes: Bytes | None = None
     uuid: Name | None = None
     domain: Name | None = None
     threads: Annotated[list[PeerThread], Field(max_length=4096)] = []

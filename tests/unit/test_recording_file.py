@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exitscope.errors import UserError
-from exitscope.recordings.columns import FAULTS_SQL, SCHEMA, from_file, from_table, to_file, to_table
+from exitscope.recordings.columns import FAULTS_SQL, SCHEMA, from_file, from_table, literal, to_file, to_table
 from exitscope.recordings.counters import CounterLog, Counters, Owner
 from exitscope.recordings.file import META_KEY, RecordingFile
 from exitscope_probes.records import (
@@ -74,7 +74,7 @@ def test_records_survive_the_file(tmp_path: Path) -> None:
     assert (from_table(pq.read_table(file.path), {VM: 1}) == records).all()
     assert os.stat(file.path).st_mode & 0o777 == 0o600
     with duckdb.connect() as database:
-        restored = database.sql(FAULTS_SQL, params=[file.path]).to_arrow_table()
+        restored = database.sql(FAULTS_SQL, params={"path": literal(file.path)}).to_arrow_table()
     assert restored.column_names == SCHEMA.names
     assert restored["hva"].to_pylist() == to_table(records, {1: VM})["hva"].to_pylist()
 
@@ -106,8 +106,8 @@ def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "absent", "No such file"),
         (text, "not a recording"),
-        (other, "without exitscope's metadata"),
-        (odd, "metadata do not fit: id"),
+        (other, "a Parquet file, but"),
+        (odd, "columns are not a recording"),
     ):
         with pytest.raises(UserError, match=words) as error:
             RecordingFile.open(path)

@@ -184,7 +184,7 @@ def test_recordings_that_cannot_be_read_now_are_not_old(tmp_path: Path, monkeypa
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
-        patch.setattr("exitscope.recordings.file.open_regular", no_more)
+        patch.setattr("exitscope.recordings.parquet.open_regular", no_more)
         library.keep_limits()
         assert "Too many open files" in library.entry("own").note
     assert library.entry("own").state == "finished"

@@ -228,5 +228,5 @@ def test_counters_whose_sum_overflows_are_refused(field: str) -> None:
 
 
 def test_a_moment_beyond_63_bits_is_refused() -> None:
-    with pytest.raises(WireError, match="beyond 63 bits"):
+    with pytest.raises(WireError, match="CLOCK_MONOTONIC"):
         decode(encode(Message(Kind.BYE, 1 << 63, {"reason": ""})))

@@ -8,16 +8,15 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..errors import UserError
 from ..lengths import STAGE_COLUMNS
 from ..modes import user_faults
 from ..placing import pages_placed
 from ..recordings.columns import OTHER_THREADS
+from ..recordings.damaged import read_from
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordingMeta
+from ..recordings.parquet import opened
 from .profile import Batch, Profile, profile_of
 
 _COLUMNS: Final = ("vm", "vcpu", "mode", "resolver", "begin_ns", *STAGE_COLUMNS)
@@ -31,18 +30,15 @@ def profile(recording: RecordingFile, vm: str | None = None) -> Profile:
 
     Raises UserError if the file is gone or damaged.
     """
-    try:
+    with read_from(recording.path):
         status = os.stat(recording.path)
         with _one_at_a_time:
             return _profile(recording.path, status.st_mtime_ns, status.st_size, vm)
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(f"cannot read the recording {recording.path}: {reason}") from None
 
 
 @lru_cache(maxsize=_CACHED)
 def _profile(path: str, _changed_ns: int, _bytes: int, vm: str | None) -> Profile:
-    with pq.ParquetFile(path) as file:
+    with opened(path) as file:
         begin_ns, end_ns = _range(file)
         return profile_of(begin_ns, end_ns, _batches(file, vm))
 

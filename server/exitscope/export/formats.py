@@ -11,6 +11,7 @@ from ..query.batches import batches
 from ..query.engine import Engine
 from ..query.faults import COLUMNS, Filters, select
 from ..recordings.columns import SCHEMA
+from ..recordings.damaged import all_from
 from ..recordings.file import RecordingFile
 from . import perfetto
 from .readable import expression
@@ -25,13 +26,16 @@ _TEXT_ROWS: Final = 16_384
 """Rows of text per chunk, 2 MB as CSV and 6 MB as JSON."""
 
 
+_Stream = Callable[[Engine, RecordingFile, Filters], Iterator[bytes]]
+
+
 @dataclass(frozen=True)
 class Format:
     """stream: chunks of bytes, with bounded memory whatever the size."""
 
     media_type: str
     suffix: str
-    stream: Callable[[Engine, RecordingFile, Filters], Iterator[bytes]]
+    stream: _Stream
 
 
 def _json(engine: Engine, recording: RecordingFile, filters: Filters) -> Iterator[bytes]:
@@ -152,10 +156,15 @@ def _perfetto(engine: Engine, recording: RecordingFile, filters: Filters) -> Ite
     return perfetto.stream(batches(engine, select(recording, filters)), recording.meta)
 
 
+def _guarded(stream: _Stream) -> _Stream:
+    """Raises UserError for what is damaged in the file."""
+    return lambda engine, recording, filters: all_from(recording.path, stream(engine, recording, filters))
+
+
 FORMATS: Final[dict[str, Format]] = {
-    "json": Format("application/json", "json", _json),
-    "csv": Format("text/csv; charset=utf-8", "csv", _csv),
-    "parquet": Format("application/vnd.apache.parquet", "parquet", _parquet),
-    "arrow": Format("application/vnd.apache.arrow.stream", "arrows", _arrow),
-    "perfetto": Format("application/vnd.perfetto.trace", "perfetto-trace", _perfetto),
+    "json": Format("application/json", "json", _guarded(_json)),
+    "csv": Format("text/csv; charset=utf-8", "csv", _guarded(_csv)),
+    "parquet": Format("application/vnd.apache.parquet", "parquet", _guarded(_parquet)),
+    "arrow": Format("application/vnd.apache.arrow.stream", "arrows", _guarded(_arrow)),
+    "perfetto": Format("application/vnd.perfetto.trace", "perfetto-trace", _guarded(_perfetto)),
 }

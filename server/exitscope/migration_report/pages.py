@@ -29,8 +29,8 @@ def fills(recording: RecordingFile, vm: str, span_ns: tuple[int, int], total: Mi
     log = recording.counters()
     if log is None:
         return None
-    first = max((span_ns[0] - log.started_ns) // log.interval_ns, 0)
-    last = max((span_ns[1] - log.started_ns) // log.interval_ns, first)
+    intervals = max(len(log.edges) - 1, 1)
+    first, last = (min(max((moment_ns - log.started_ns) // log.interval_ns, 0), intervals - 1) for moment_ns in span_ns)
     owners = [number for number, owner in enumerate(log.owners) if owner.vm == vm and owner.vcpu is None]
     entries = log.entries[np.isin(log.entries["owner"], owners)]
     entries = entries[(entries["interval"] >= first) & (entries["interval"] <= last)]

@@ -1,6 +1,5 @@
 """What the records say of one migration: questions to DuckDB, each answered in bounded memory."""
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from ..models import Latency
 from ..query.engine import Engine
 from ..query.faults import LATENCY
 from ..query.scan import bucket_sql
-from ..recordings.columns import FAULTS_SQL
+from ..recordings.columns import FAULTS_SQL, literal
 from ..recordings.file import RecordingFile
 from .brownout import Brownout, Sweep
 
@@ -42,9 +41,9 @@ class Records:
     def __init__(self, engine: Engine, recording: RecordingFile, vm: str, from_ns: int, to_ns: int) -> None:
         self._engine = engine
         self._span_ns = from_ns, to_ns
-        self._values = {"path": os.path.abspath(recording.path), "vm": vm, "from_ns": from_ns, "to_ns": to_ns}
+        self._values = {"path": literal(recording.path), "vm": vm, "from_ns": from_ns, "to_ns": to_ns}
         self._source = (
-            f"(SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL.replace('?', '$path')}) "
+            f"(SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL}) "
             f"WHERE vm = $vm AND begin_ns < $to_ns AND begin_ns + {LATENCY} > $from_ns)"
         )
 

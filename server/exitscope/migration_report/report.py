@@ -8,6 +8,7 @@ from ..migrations.standstill import standstill
 from ..modes import user_faults
 from ..query.engine import Engine
 from ..query.ticks import tick_width_ns
+from ..recordings.damaged import read_from
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordedVm
 from . import account, pages, sentences, worst
@@ -22,7 +23,12 @@ _LATE_NS: Final = 1_200_000_000
 
 
 def report(engine: Engine, recording: RecordingFile, number: int) -> MigrationReport:
-    """Of the recording's migration `number`, from 0. Raises UserError if it has no such migration."""
+    """Of the recording's migration `number`, from 0. Raises UserError if it has no such migration, or is damaged."""
+    with read_from(recording.path):
+        return _report(engine, recording, number)
+
+
+def _report(engine: Engine, recording: RecordingFile, number: int) -> MigrationReport:
     meta = recording.meta
     migration = chosen(meta.migrations, number)
     found_ns = extent(engine, recording, number)

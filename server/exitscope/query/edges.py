@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..lengths import STAGE_COLUMNS, counted_stages
+from ..recordings.parquet import opened
 from ..recordings.people import People
 from ..recordings.slots import Grid
 
@@ -31,7 +31,7 @@ class Edges:
         self.wholes = [Grid(_FOREVER_NS, _NO_LIMIT) for _ in inner_ns]
         self._people = people
         self._inner_ns = inner_ns
-        with pq.ParquetFile(path) as file:
+        with opened(path) as file:
             place = file.schema_arrow.get_field_index("begin_ns")
             for span in spans_ns:
                 groups = [group for group in range(file.num_row_groups) if _overlaps(file, group, place, span)]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import duckdb
 
+from ..recordings.columns import literal
 from .scratch import Scratch
 
 MEMORY_LIMIT: Final = "160MB"
@@ -42,6 +43,7 @@ class Engine:
             },
         )
         allowed = {str(path) for one in directories for path in (Path(one).absolute(), Path(one).resolve())}
+        allowed |= {literal(path) for path in allowed}  # how the files in them are named to DuckDB
         self._database.execute("SET allowed_directories = ?", [[*sorted(allowed), str(self.scratch)]])
         self._database.execute("SET enable_external_access = false")  # for good: it cannot be allowed again
 

@@ -1,12 +1,11 @@
 """Which faults: filters, and the query that gives them in the order of their begin."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..lengths import STAGE_COLUMNS
-from ..recordings.columns import FAULTS_SQL, SCHEMA
+from ..recordings.columns import FAULTS_SQL, SCHEMA, literal
 from ..recordings.file import RecordingFile
 
 LATENCY: Final = " + ".join(STAGE_COLUMNS)
@@ -15,7 +14,7 @@ LATENCY: Final = " + ".join(STAGE_COLUMNS)
 COLUMNS: Final = (*SCHEMA.names, "latency_ns")
 """What every export has: the recording's columns, and the sum of the five stages."""
 
-_SOURCE: Final = f"(SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL}))"
+_SOURCE: Final = f"(SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL.replace('$path', '?')}))"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def select(recording: RecordingFile, filters: Filters, columns: Iterable[str] | 
     """
     query = Query(
         f"SELECT {', '.join(columns or COLUMNS)} FROM {_SOURCE}",
-        [os.path.abspath(recording.path)],
+        [literal(recording.path)],
     )
     tests = []
     for test, value in (

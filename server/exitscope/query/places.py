@@ -1,12 +1,12 @@
 """Where in guest memory the faults of a recording are, column by column of time; as gpa.py has it of live ones."""
 
-import os
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..gpa import BINS, MIN_SHIFT, fitting
+from ..recordings.columns import TABLE_SQL, literal
 from ..recordings.file import RecordingFile
 from .engine import Engine
 from .scan import Part
@@ -27,8 +27,8 @@ def only_vm(recording: RecordingFile, vm: str | None) -> str | None:
 
 def shift_of(engine: Engine, recording: RecordingFile, vm: str) -> int:
     """log2 of the length of a bin, alike in all ticks: all faults of the recording are in at most BINS bins."""
-    values: dict[str, Any] = {"path": os.path.abspath(recording.path), "vm": vm}
-    where = f"FROM read_parquet($path) WHERE {_KNOWN} AND vm = $vm"
+    values: dict[str, Any] = {"path": literal(recording.path), "vm": vm}
+    where = f"FROM {TABLE_SQL} WHERE {_KNOWN} AND vm = $vm"
     last = engine.rows(f"SELECT max(gpa) AS gpa {where}", values)[0]["gpa"] or 0
     shift = max(MIN_SHIFT, last.bit_length() - _DISTINCT_BITS)
     with engine.cursor() as cursor:
@@ -47,10 +47,10 @@ def gpa_cells(engine: Engine, recording: RecordingFile, part: Part, vm: str, shi
     """Faults of the VM by tick and bin."""
     query = (
         f"SELECT greatest(least((begin_ns - $origin_ns) // $tick_ns, {part.ticks - 1}), 0) AS tick, "
-        f"gpa >> {shift} AS bin, count(*) AS faults FROM read_parquet($path) "
+        f"gpa >> {shift} AS bin, count(*) AS faults FROM {TABLE_SQL} "
         f"WHERE {_KNOWN} AND vm = $vm AND begin_ns >= $first_ns AND begin_ns < $last_ns GROUP BY ALL"
     )
-    values: dict[str, Any] = {"path": os.path.abspath(recording.path), "vm": vm}
+    values: dict[str, Any] = {"path": literal(recording.path), "vm": vm}
     values |= {"origin_ns": part.origin_ns, "tick_ns": part.tick_ns}
     values |= {"first_ns": part.bounds_ns[0], "last_ns": part.bounds_ns[1]}
     with engine.cursor() as cursor:

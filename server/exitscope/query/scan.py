@@ -1,6 +1,5 @@
 """What the faults of a part of a recording come down to: the histograms and columns of time that live tracing keeps."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +21,7 @@ from exitscope_probes.records import (
 
 from ..lengths import STAGE_COLUMNS
 from ..modes import EXIT_MODES
-from ..recordings.columns import FAULTS_SQL
+from ..recordings.columns import FAULTS_SQL, TABLE_SQL, literal
 from ..recordings.file import RecordingFile
 from .engine import Engine
 from .faults import LATENCY
@@ -106,7 +105,7 @@ class Scan:
     def __init__(self, engine: Engine, recording: RecordingFile) -> None:
         self._engine = engine
         self._recording = recording
-        self._path = os.path.abspath(recording.path)
+        self._path = literal(recording.path)
         self._vms = [vm.id for vm in recording.meta.vms]
 
     def series(self, part: Part, cells: "Cells") -> dict[Key, Series]:
@@ -188,7 +187,7 @@ class Scan:
         """The slowest faults that vCPUs waited for, async ones, too; longest first, columns by name."""
         test = "" if vm is None else " AND vm = $vm"
         return self._engine.rows(
-            f"SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL.replace('?', '$path')}) "
+            f"SELECT *, {LATENCY} AS latency_ns FROM ({FAULTS_SQL}) "
             f"WHERE begin_ns >= $first_ns AND begin_ns < $last_ns AND vcpu >= 0{test} "
             "ORDER BY latency_ns DESC, begin_ns LIMIT $n",
             {"path": self._path, "first_ns": part.bounds_ns[0], "last_ns": part.bounds_ns[1], "n": count}
@@ -258,7 +257,7 @@ class Cells:
 # who = (vm * 2^16 + vcpu + 1) * 8 + mode; vm counts from 1. A name is looked up once per page of the file, not per row.
 _NAMED: Final = (
     "(SELECT *, (list_position($vms::VARCHAR[], vm) * 65536 + vcpu + 1) * 8 "
-    "+ list_position($modes::VARCHAR[], mode) - 1 AS who FROM read_parquet($path))"
+    f"+ list_position($modes::VARCHAR[], mode) - 1 AS who FROM {TABLE_SQL})"
 )
 _FAULTS: Final = f"(FROM {_NAMED} WHERE begin_ns >= $first_ns AND begin_ns < $last_ns AND who IS NOT NULL)"
 

@@ -4,13 +4,13 @@ One pass over the faults in the order of their begins. A maximum is reached when
 begins: then as many are under way as have begun by then, less those that have ended.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from ..recordings.columns import TABLE_SQL, literal
 from ..recordings.file import RecordingFile
 from .engine import Engine
 from .faults import LATENCY
@@ -59,11 +59,11 @@ def _spans(
     """Begin and end of each fault in the part, in ns from its first tick's, by begin; some at a time."""
     query = (
         f"SELECT greatest(begin_ns, $from_ns) - $origin_ns AS b, least(begin_ns + {LATENCY}, $to_ns) - $origin_ns AS e "
-        "FROM read_parquet($path) WHERE waiter = 'vcpu' AND vcpu >= 0 "
+        f"FROM {TABLE_SQL} WHERE waiter = 'vcpu' AND vcpu >= 0 "
         f"AND begin_ns >= {since_ns} AND begin_ns < $to_ns AND begin_ns + {LATENCY} > greatest($from_ns, begin_ns)"
         + ("" if vm is None else " AND vm = $vm")
     )
-    values = {"path": os.path.abspath(recording.path), "from_ns": part.from_ns, "to_ns": part.to_ns}
+    values = {"path": literal(recording.path), "from_ns": part.from_ns, "to_ns": part.to_ns}
     values["origin_ns"] = part.origin_ns
     with engine.cursor() as cursor:
         reader = cursor.sql(query, params=values | ({} if vm is None else {"vm": vm})).to_arrow_reader(_BATCH)

@@ -15,6 +15,7 @@ from ..latency import EMPTY, summarize, summarize_one
 from ..lengths import stages_of
 from ..modes import USER_MODES
 from ..recordings.columns import OTHER_THREADS
+from ..recordings.damaged import read_from
 from ..recordings.file import RecordingFile
 from ..recordings.meta import RecordedVm, RecordingMeta
 from . import totals as kernel
@@ -38,8 +39,16 @@ def summary(
     """Everything that happened to one VM, or to all, in [from_ns, to_ns); as models.RecordingSummary.
 
     Counts, sums, stall and exits of a whole recording are the kernel's, and so are percentiles if it has kept
-    them; those of a part come from the records, with exits and fills from what the kernel counted per second.
+    them; those of a part come from the records, with exits and fills from what the kernel counted per second. Raises
+    UserError if the file is damaged.
     """
+    with read_from(recording.path):
+        return _summary(engine, recording, vm, from_ns, to_ns)
+
+
+def _summary(
+    engine: Engine, recording: RecordingFile, vm: str | None, from_ns: int | None, to_ns: int | None
+) -> dict[str, Any]:
     meta = recording.meta
     begin_ns, end_ns = _clamped(meta.started_ns, max(meta.ended_ns, meta.started_ns + 1), from_ns, to_ns)
     whole = begin_ns == meta.started_ns and end_ns >= meta.ended_ns

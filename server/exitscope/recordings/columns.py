@@ -1,5 +1,7 @@
 """The columns of a recording: fault records of the wire (numpy) to Arrow and back, exactly."""
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ from exitscope_probes.records import (
     WAITERS,
 )
 
+from ..errors import UserError
 from ..lengths import STAGE_COLUMNS
 
 OTHER_THREADS: Final = -1
@@ -64,12 +67,25 @@ FILE_SCHEMA: Final = SCHEMA.append(pa.field(HVA_BASE, pa.uint64()))
 
 The two addresses of a fault are one random number, not two: this saves 1 to 2.4 of some 15 bytes per record."""
 
-FAULTS_SQL: Final = (
-    f"SELECT * EXCLUDE ({HVA_BASE}) REPLACE (coalesce(hva, gpa + {HVA_BASE}) AS hva) FROM read_parquet(?)"
-)
+TABLE_SQL: Final = "read_parquet($path, hive_partitioning = false)"
+"""DuckDB's table of a file, with columns of FILE_SCHEMA. $path: literal() of it; folders called vm=3 are no columns."""
+
+FAULTS_SQL: Final = f"SELECT * EXCLUDE ({HVA_BASE}) REPLACE (coalesce(hva, gpa + {HVA_BASE}) AS hva) FROM {TABLE_SQL}"
 """DuckDB's query for the columns of SCHEMA, hva restored."""
 
+_PATTERN: Final = re.compile(r"[*?\[]")
 _UNKNOWN: Final = {"hva": ADDRESS_UNKNOWN, "gpa": ADDRESS_UNKNOWN, "memslot": MEMSLOT_UNKNOWN}
+
+
+def literal(path: str | os.PathLike[str]) -> str:
+    """A path as DuckDB takes it for this file alone: absolute, and without patterns.
+
+    Raises UserError where DuckDB has no way to say it: it takes a backslash in a pattern for a slash.
+    """
+    path = os.path.abspath(path)
+    if _PATTERN.search(path) and "\\" in path:
+        raise UserError(f"{path}: a path with a backslash and one of * ? [ cannot be read: rename it")
+    return _PATTERN.sub(r"[\g<0>]", path)
 
 
 def to_table(records: npt.NDArray[Any], vm_ids: Mapping[int, str]) -> pa.Table:

@@ -42,6 +42,8 @@ VM_SCALARS: Final = BYTES_BACKGROUND + 1
 WIDTH: Final = HARDWARE_SUMS_NS.stop
 INTERVAL_NS: Final = 1_000_000_000
 MAX_ENTRIES: Final = 1 << 20
+MAX_OWNERS: Final = 1 << 16
+MAX_INTERVALS: Final = 1 << 22
 
 _ENTRY: Final = np.dtype([("interval", "<u4"), ("owner", "<u2"), ("column", "<u2"), ("delta", "<i8")])
 
@@ -70,6 +72,10 @@ class CounterLog:
 
     def add(self, time_ns: int, owner: int, columns: slice | npt.NDArray[Any], deltas: npt.NDArray[Any]) -> None:
         """Count deltas (n,) for these columns of an owner; time_ns must not go back."""
+        while time_ns - self.started_ns >= MAX_INTERVALS * self.interval_ns:
+            self._close()
+            self._coarser()
+            self._interval //= 2
         interval = max(time_ns - self.started_ns - 1, 0) // self.interval_ns
         if interval != self._interval:
             self._close()
@@ -138,22 +144,36 @@ class Counters:
         try:
             said = json.loads(said_text)
             count, itemsizes = int(said["entries"]), [4, 2, 2, 8]
+            if not 0 <= count <= 2 * MAX_ENTRIES or len(said["owners"]) > MAX_OWNERS:
+                return None
             raw = pa.decompress(base64.b64decode(packed), count * sum(itemsizes), "zstd", asbytes=True)
-            owners = [Owner(str(vm), vcpu, int(tid)) for vm, vcpu, tid in said["owners"]]
+            owners = [Owner(str(vm), _vcpu(vcpu), int(tid)) for vm, vcpu, tid in said["owners"]]
             interval_ns, started_ns = max(int(said["interval_ns"]), 1), int(said["started_ns"])
             isa = int(said.get("isa", ISA_NONE))
-        except (ValueError, KeyError, TypeError, pa.ArrowException):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, pa.ArrowException):
+            return None
+        if not (0 <= started_ns < 1 << 60 and interval_ns < 1 << 60):
             return None
         entries = np.empty(count, _ENTRY)
         offset = 0
         for name, itemsize in zip(_ENTRY.names or (), itemsizes, strict=True):
             entries[name] = np.frombuffer(raw, f"<{'i' if name == 'delta' else 'u'}{itemsize}", count, offset)
             offset += count * itemsize
-        entries["interval"] = np.cumsum(entries["interval"], dtype=np.uint32)
+        entries["interval"] = np.minimum(np.cumsum(entries["interval"], dtype=np.uint64), MAX_INTERVALS)
         last = int(entries["interval"].max(initial=0))
+        fits = (entries["owner"] < len(owners)) & (entries["column"] < WIDTH) & (entries["delta"] >= 0)
+        if last >= MAX_INTERVALS or not fits.all() or float(entries["delta"].sum(dtype=np.float64)) >= 1 << 62:
+            return None
         owners, entries = _of(owners, entries, vms)
         edges = np.searchsorted(entries["interval"], np.arange(last + 2))
         return cls(started_ns, interval_ns, isa, owners, entries, edges)
+
+
+def _vcpu(number: object) -> int | None:
+    """None: of a VM. Raises ValueError if it is neither."""
+    if number is not None and not (isinstance(number, int) and -1 <= number < 1 << 16):
+        raise ValueError("no vCPU")
+    return number
 
 
 def _of(

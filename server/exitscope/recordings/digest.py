@@ -5,6 +5,7 @@ footer says where. As with the counters, there are bounds: when there are too ma
 """
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 
 from ..lengths import STAGE_COLUMNS, counted_stages
 from .extremes import Extremes
+from .parquet import first_line, table_in
 from .people import People, Who
+from .plainfile import open_regular
 from .slots import Grid
 from .standing import Standing
 
@@ -34,6 +37,8 @@ RECORDS_PER_CELL: Final = 16
 TABLES: Final = ("whole", "whole_lengths", "stages", "stages_lengths", "stall", "peaks", "gpa")
 """whole, stages: Grid.cells; …_lengths: Grid.lengths; the others: Standing.tables. By slots of `whole`, but stages."""
 
+MAX_TABLE_BYTES: Final = 128 << 20
+MAX_TABLE_ROWS: Final = 1 << 23
 _BATCH_ROWS: Final = 1 << 18
 _ROWS_AT_ONCE: Final = 1 << 17
 _NUMBERS: Final = ("started_ns", "whole_ns", "stages_ns", "gpa_bin_bytes")
@@ -143,18 +148,15 @@ class Digest:
             if min(whole_ns, stages_ns, gpa_bin_bytes) < 1:
                 return None
             return cls(path, started_ns, whole_ns, stages_ns, gpa_bin_bytes, vms, who, tables)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
             return None
 
     def table(self, name: str) -> pa.Table:
         """Sorted by column `slot`. Raises OSError, or KeyError for what the file does not have."""
-        first, length = self._tables[name]
-        with open(self.path, "rb") as file:
-            file.seek(first)
-            try:
-                table: pa.Table = pq.read_table(pa.BufferReader(file.read(length)), use_threads=False)
-            except pa.ArrowException as error:
-                raise OSError(f"the digest of {self.path} is damaged: {error}") from None
+        try:
+            table: pa.Table = self._parquet(name).read(use_threads=False)
+        except pa.ArrowException as error:
+            raise OSError(f"the digest of {self.path} is damaged: {first_line(error)}") from None
         return table
 
     def columns(self, name: str) -> dict[str, npt.NDArray[Any]]:
@@ -164,15 +166,22 @@ class Digest:
 
     def batches(self, name: str, first: int, last: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """The same, some rows at a time; slots first to last - 1."""
-        place, length = self._tables[name]
-        with open(self.path, "rb") as file:
-            file.seek(place)
-            packed = pa.BufferReader(file.read(length))
-        for batch in pq.ParquetFile(packed).iter_batches(_BATCH_ROWS, use_threads=False):
+        for batch in self._parquet(name).iter_batches(_BATCH_ROWS, use_threads=False):
             low, high = np.searchsorted(batch.column("slot").to_numpy(), (first, last))
             if low < high:
                 inside = batch.slice(low, high - low)
                 yield {column: inside.column(column).to_numpy() for column in inside.schema.names}
+
+    def _parquet(self, name: str) -> Any:
+        first, length = self._tables[name]
+        with os.fdopen(open_regular(self.path, follow=True), "rb") as file:
+            if first < 0 or not 0 <= length <= min(MAX_TABLE_BYTES, os.fstat(file.fileno()).st_size):
+                raise OSError(f"the digest of {self.path} is damaged: {length} bytes of {name}")
+            file.seek(first)
+            parquet = table_in(file.read(length))
+        if parquet.metadata.num_rows > MAX_TABLE_ROWS:
+            raise OSError(f"the digest of {self.path} is damaged: {parquet.metadata.num_rows} rows of {name}")
+        return parquet
 
     def people(self) -> People:
         """To identify records by."""

@@ -5,13 +5,13 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from exitscope_probes.records import FAULT_DTYPE
 
 from ..lengths import end_ns
 from .columns import from_table
 from .file import RecordingFile
+from .parquet import opened
 from .tally import Records
 
 _BATCH: Final = 1 << 16
@@ -61,7 +61,7 @@ def _read(
     file: RecordingFile, from_ns: int, numbers: Mapping[str, int], before: Callable[[Records], None] | None
 ) -> Generator[Records]:
     """Those that end after from_ns, by their begin."""
-    with pq.ParquetFile(file.path) as parquet:
+    with opened(file.path) as parquet:
         column = parquet.schema_arrow.get_field_index("begin_ns")
         groups = []
         for number in range(parquet.num_row_groups):

@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import SERIES
 
 from ..errors import UserError
+from .belief import believed
 from .columns import FILE_SCHEMA, HVA_BASE, to_file, to_table
 from .counters import Counters
 from .digest import DIGEST_KEY, Digest, DigestLog
 from .meta import RecordingMeta
-from .plainfile import open_regular
+from .parquet import opened
 
 META_KEY: Final = b"exitscope"
 HISTOGRAMS_KEY: Final = b"exitscope.histograms"
@@ -62,21 +62,17 @@ class RecordingFile:
         """Reads the footer only. follow: links, too. Raises UserError if it is no recording, saying why."""
         path = os.fspath(path)
         try:
-            with os.fdopen(open_regular(path, follow), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                metadata = pq.read_metadata(file).metadata or {}
+            size = os.stat(path, follow_symlinks=follow).st_size
+            with opened(path, follow) as parquet:
+                metadata = parquet.metadata.metadata or {}
         except OSError as error:
             raise UserError(f"cannot read the recording {path}: {error.strerror or error}") from None
-        except pa.ArrowException as error:
-            raise UserError(f"{path} is not a recording: {str(error).splitlines()[0]}") from None
         if META_KEY not in metadata:
             raise UserError(f"{path} is not a recording: a Parquet file, but without exitscope's metadata")
         try:
-            meta = RecordingMeta.model_validate_json(metadata[META_KEY])
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path} is not a recording: its metadata do not fit: {where}: {first['msg']}") from None
+            meta = believed(metadata[META_KEY])
+        except ValueError as error:
+            raise UserError(f"{path} is not a recording: its metadata do not fit: {error}") from None
         return cls(path, meta, size, metadata)
 
     def histograms(self) -> dict[tuple[str, int], npt.NDArray[np.int64]]:
@@ -179,6 +175,9 @@ class RecordingWriter:
         self._file.close()
 
 
+MAX_UNPACKED_BYTES: Final = 32 << 20
+"""Two million cells."""
+
 _ROWS, _COLUMNS = b":", b"|"  # one row after the other, as it once was; one column after the other: half as long
 
 
@@ -194,6 +193,8 @@ def unpack(text: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         return np.empty(0, dtype)
     order = _COLUMNS if _COLUMNS in text[:24] else _ROWS
     length, _, data = text.partition(order)
+    if not 0 <= int(length) <= MAX_UNPACKED_BYTES:
+        raise ValueError(f"{int(length)} bytes to unpack, at most {MAX_UNPACKED_BYTES} are read")
     raw = pa.decompress(base64.b64decode(data), int(length), "zstd", asbytes=True)
     if order == _ROWS:
         return np.frombuffer(raw, dtype)

@@ -126,9 +126,9 @@ def _first_pass(
         else:
             last_ns = block.time_ns
         for message in _messages(iter([block])):
-            survey.take(message)
-            running.take(message)
             with suppress(WireError):
+                survey.take(message)
+                running.take(message)
                 retrace.take(message)
             if message.kind is Frame.FAULTS:
                 records = message.arrays["records"]

@@ -37,4 +37,4 @@ class Running:
 
 def _load(said: dict[str, Any], vms: int | None) -> Load:
     average = said.get("load_average")
-    return Load(average=float(average) if isinstance(average, int | float) else None, vms=vms)
+    return Load(average=float(average) if isinstance(average, int | float) and 0 <= average < 1e6 else None, vms=vms)

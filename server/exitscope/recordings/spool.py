@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
+from exitscope_probes.untrusted import MAX_INTEGER, parse
 from exitscope_probes.wire import HEADER_BYTES, Message, WireError, decode_body, decode_header
 
 from .load import load_average
@@ -29,8 +30,13 @@ from .plainfile import open_regular
 
 _HEADER: Final = struct.Struct("<4sIIIIQ")  # magic, kind, stored bytes, raw bytes, crc32 of what is stored, time_ns
 _MAGIC: Final = b"XSPL"
-_MAX_BLOCK_BYTES: Final = 256 << 20
+_MAX_BLOCK_BYTES: Final = 64 << 20  # one frame may be as large as wire.py allows
 _SCAN_BYTES: Final = 1 << 20
+_FALSE_STARTS: Final = 256
+_TYPES: Final[dict[str, Any]] = {
+    "id": str, "name": str, "vm": str | None, "started_wall_ms": int, "load_average": int | float | None, "state": str,
+    "note": str, "silent": bool, "vms": list,
+}  # fmt: skip
 _CODEC: Final = pa.Codec("zstd", compression_level=1)
 
 
@@ -56,12 +62,12 @@ class Block:
     after_damage: bool = False
 
     def json(self) -> dict[str, Any]:
-        """Of HEAD and END; {} if it is none."""
+        """Of HEAD and END, without what has another type than its writer gives it; {} if it is none."""
         try:
-            found = json.loads(self.data)
+            said = parse(self.data)
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return {name: value for name, value in said.items() if isinstance(value, _TYPES.get(name, object))}
 
     def messages(self) -> Iterator[Message]:
         """Of FRAMES. Raises WireError for garbage."""
@@ -170,8 +176,12 @@ def read_spool(path: str | os.PathLike[str], past_damage: bool = False) -> Gener
 
 
 def _block_after(file: BinaryIO, offset: int) -> Block | None:
-    """The first whole block that begins at or after this offset; the file is at its end then."""
-    while True:
+    """The first whole block that begins at or after this offset; the file is at its end then.
+
+    None after _FALSE_STARTS that only look like one: what is damaged by accident has hardly any.
+    """
+    false_starts = 0
+    while false_starts < _FALSE_STARTS:
         file.seek(offset)
         chunk = file.read(_SCAN_BYTES)
         found = chunk.find(_MAGIC)
@@ -185,6 +195,8 @@ def _block_after(file: BinaryIO, offset: int) -> Block | None:
         if block := _read_block(file):
             return replace(block, after_damage=True)
         offset += 1
+        false_starts += 1
+    return None
 
 
 def _read_block(file: BinaryIO) -> Block | None:
@@ -193,6 +205,8 @@ def _read_block(file: BinaryIO) -> Block | None:
         return None
     magic, kind, stored_bytes, raw_bytes, checksum, time_ns = _HEADER.unpack(header)
     if magic != _MAGIC or kind not in list(Kind) or max(stored_bytes, raw_bytes) > _MAX_BLOCK_BYTES:
+        return None
+    if time_ns > MAX_INTEGER:
         return None
     stored = file.read(stored_bytes)
     if len(stored) < stored_bytes or zlib.crc32(stored) != checksum:

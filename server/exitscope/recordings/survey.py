@@ -13,8 +13,9 @@ import numpy.typing as npt
 from exitscope_probes.exit_reasons import HARDWARE_CELLS, name_of
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.records import MEMSLOT_UNKNOWN, MODE_ASYNC, MODE_KERNEL, SERIES, VCPU_OTHER
-from exitscope_probes.wire import Kind, Message
+from exitscope_probes.wire import Kind, Message, WireError
 
+from ..peer import Hello, PeerVms, checked
 from .counters import (
     BACKGROUND,
     BYTES_BACKGROUND,
@@ -92,11 +93,19 @@ class Survey:
         self._beginning = True
 
     def take(self, message: Message) -> None:
-        """One message more. Numbers that fit no row are left out, never believed."""
+        """One message more; numbers that fit no row are left out. Raises WireError if it does not fit."""
+        try:
+            self._take(message)
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            raise WireError(f"{message.kind.name} frame: {type(error).__name__}: {error}") from None
+
+    def _take(self, message: Message) -> None:
         match message.kind:
             case Kind.HELLO:
+                checked(Hello, message)
                 self._hello(message)
             case Kind.VMS:
+                checked(PeerVms, message)
                 for vm in _dicts(message.meta.get("vms")):
                     if isinstance(vm.get("vm"), int) and isinstance(vm.get("id"), str):
                         key = (self.session, vm["vm"])
