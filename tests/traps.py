@@ -11,7 +11,26 @@ from typing import Final
 _MODULES: Final = (
     *("exitscope_probes", "click", "numpy", "bcc", "pyarrow", "duckdb", "fastapi", "pydantic", "uvicorn", "starlette"),
     *("anyio", "websockets", "plotly", "prometheus_client", "sitecustomize", "usercustomize", "argparse", "json"),
-    *("logging", "ctypes", "hashlib", "gzip", "tempfile", "subprocess", "socket", "asyncio", "signal", "shutil"),
+    *(
+        "typing",
+        "re",
+        "enum",
+        "pathlib",
+        "inspect",
+        "dataclasses",
+        "traceback",
+        "selectors",
+        "logging",
+        "ctypes",
+        "hashlib",
+        "gzip",
+        "tempfile",
+        "subprocess",
+        "socket",
+        "asyncio",
+        "signal",
+        "shutil",
+    ),
 )
 ENTRIES: Final = {
     "script": [sysconfig.get_path("scripts") + "/exitscope"],

@@ -1,16 +1,17 @@
 """`python -m exitscope_probes collect|doctor`, for a host that has only the probes installed."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from . import __version__, doctor
 from .collector import main as collect
+from .errors import printed
 from .settings import OPTIONS, Option, Settings, from_environment
 
 
@@ -59,4 +60,4 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(printed(main))

@@ -3,10 +3,14 @@
 import errno
 import os
 import sys
-from typing import Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeVar
 
 from .untrusted import cleaned
 
+_Result = TypeVar("_Result")
+_UNWRITABLE: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _HINTS: Final = {
     errno.EMFILE: "let this process open more files (`ulimit -n 1024`, LimitNOFILE= of a systemd unit)",
     errno.ENFILE: "the whole system has too many files open",
@@ -51,7 +55,32 @@ def _hint(error: OSError) -> str:
     return _HINTS.get(error.errno or 0, "")
 
 
-def fail(error: ProbeError) -> int:
+def printed(run: Callable[[], _Result]) -> _Result:
+    """What `run` returns, once all that it has printed is written; ends the process with one line where it cannot be.
+
+    Somebody who has read enough of it (a closed pipe) is no error.
+    """
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        close_stdout()
+        sys.exit(0)
+    except OSError as error:
+        close_stdout()
+        sys.exit(fail(refused(error, "cannot write to stdout" if error.errno in _UNWRITABLE else "")))
+
+
+def close_stdout() -> None:
+    """What is left to print goes nowhere."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fail(error: Exception) -> int:
     """Print the error as one line on stderr; returns the exit status for it, 1."""
-    print(f"exitscope: {cleaned(str(error))}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"exitscope: {cleaned(str(error))}", file=sys.stderr)
     return 1

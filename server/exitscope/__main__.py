@@ -1,8 +1,12 @@
 """The way in: `exitscope` and `python -m exitscope`."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
+
 import os
 import signal
-import sys
 
 
 def main() -> None:
@@ -43,6 +47,4 @@ def _open_standard_files() -> None:
 
 
 if __name__ == "__main__":
-    if not sys.flags.safe_path:
-        del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
     main()

@@ -1,19 +1,16 @@
 """The command line. Exit status: 0 done, 1 failed with one clear line, 2 wrong usage, 70 a defect of exitscope."""
 
-import errno
 import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
-from exitscope_probes.errors import ProbeError, refused
+from exitscope_probes.errors import ProbeError, close_stdout, fail, printed
 from exitscope_probes.isolated import python
-from exitscope_probes.untrusted import cleaned
 
 from . import __version__
 from .cli_bench import bench
@@ -24,7 +21,6 @@ from .cli_record import record
 from .errors import UserError
 from .settings import COLLECTOR, SERVER, as_arguments, default_user, takes
 
-_UNWRITABLE: Final = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _PASS_THROUGH: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -33,42 +29,19 @@ class _Lines(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run; what could not be printed is told, too."""
-        try:
-            try:
-                return super().main(*arguments, **options)
-            finally:
-                sys.stdout.flush()
-        except BrokenPipeError:  # who read stdout has seen enough
-            _close_stdout()
-            sys.exit(0)
-        except OSError as error:
-            _close_stdout()
-            sys.exit(_tell(refused(error, "cannot write to stdout" if error.errno in _UNWRITABLE else "")))
+        return printed(lambda: click.Group.main(self, *arguments, **options))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except (UserError, ProbeError) as error:
-            ctx.exit(_tell(error))
-        except BrokenPipeError:  # as above; click would make it a failure
-            _close_stdout()
+            ctx.exit(fail(error))
+        except BrokenPipeError:  # click would make it a failure
+            close_stdout()
             ctx.exit(0)
         except KeyboardInterrupt:
             ctx.exit(128 + signal.SIGINT)
-
-
-def _tell(error: UserError | ProbeError) -> int:
-    """One line, whatever the names in it hold; the exit status."""
-    with suppress(OSError):
-        click.echo(f"exitscope: {cleaned(str(error))}", err=True)
-    return 1
-
-
-def _close_stdout() -> None:
-    """What is left to print goes nowhere."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Lines, context_settings={"help_option_names": ["-h", "--help"]})

@@ -50,6 +50,17 @@ def test_closed_standard_files_are_no_error(recording: Path) -> None:
     assert recording.read_bytes() == copy
 
 
+def test_the_probes_alone_tell_a_full_disk_and_a_closed_reader() -> None:
+    command = python("exitscope_probes", "doctor")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (1, "exitscope: cannot write to stdout: No space left on device\n")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_who_has_read_enough_is_no_error(recording: Path) -> None:
     for command in (["summary", str(recording)], ["export", str(recording)], ["doctor"]):
         with subprocess.Popen([*EXITSCOPE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
