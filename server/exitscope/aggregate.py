@@ -261,6 +261,7 @@ class Aggregate:
 
     def _vms(self, totals: npt.NDArray[Any]) -> None:
         rows, values = [], []
+        open_since_ns = self.rows.open_since_ns
         for record in totals:
             vm = self.vms.by_number(int(record["vm"]))
             if vm is None or vm.row == 0:
@@ -269,7 +270,7 @@ class Aggregate:
             if not vm.peer.uffds and vm.gone_ns is None:
                 # Whose a userfaultfd is that a pager holds for several VMs is not known; whose events it has read, is.
                 held = max(vm.events_read - int(record["events_done"]), 0)
-                vm.total = vm.held = min(held, int(np.count_nonzero(self.rows.open_since_ns[vm.vcpu_rows()])))
+                vm.total = vm.held = min(held, int(np.count_nonzero(open_since_ns[vm.vcpu_rows()])))
             rows.append(vm.row)
             values.append(
                 np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))
