@@ -108,6 +108,7 @@ export function handlerSentence(frame) {
   const vm = shownVm(frame);
   if (vm?.state === 'gone') return 'This VM has ended.';
   if (vm?.unreadable) return 'How long the queue is, is not known: the VM’s process cannot be looked at.';
+  if (frame.queue === null) return 'How long the queue was, is not recorded.';
   const { pending: unread = 0, total = 0 } = frame.queue ?? {};
   const served = (frame.modes?.uffd?.count ?? 0) + (frame.modes?.async?.count ?? 0);
   const oldestNs = openFaults(frame)[0]?.age_ns ?? 0;

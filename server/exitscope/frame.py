@@ -111,12 +111,7 @@ def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[s
         "hardware": view.hardware_exits(),
         "hardware_state": hardware_state(aggregate),
         "fills": fills(aggregate, selection, length_ns),
-        "queue": {
-            "pending": sum(vm.pending for vm in selection.vms),
-            "total": sum(vm.total for vm in selection.vms),
-            # Waiters whose event has been read. Not read less done: a kicked vCPU's event is read twice, done once.
-            "outstanding": sum(max(vm.total - vm.pending, 0) for vm in selection.vms),
-        },
+        "queue": queue(selection) if aggregate.hello.queues else None,
         "slowest": [
             described(aggregate, record, said)
             for record in aggregate.slowest.over(length_ns, aggregate.time_ns, numbers)
@@ -127,9 +122,19 @@ def _shown(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[s
     }
 
 
+def queue(selection: Selection) -> dict[str, int]:
+    """What waits in the userfaultfds' queues, and what has been read from them."""
+    return {
+        "pending": sum(vm.pending for vm in selection.vms),
+        "total": sum(vm.total for vm in selection.vms),
+        # Waiters whose event has been read. Not read less done: a kicked vCPU's event is read twice, done once.
+        "outstanding": sum(max(vm.total - vm.pending, 0) for vm in selection.vms),
+    }
+
+
 def history(aggregate: Aggregate, selection: Selection | None, length_ns: int) -> dict[str, Any]:
     """A `history` of S4."""
-    ticks = aggregate.series.ticks(selection.series_row, selection.rows, TICKS) if selection else []
+    ticks = _ticks(aggregate, selection, TICKS) if selection else []
     vm_id = selection.id if selection else None
     return {"type": "history", "vm": vm_id, "window_ns": length_ns, "tick_ns": TICK_NS, "ticks": ticks}
 
@@ -138,8 +143,14 @@ def tick(aggregate: Aggregate, selection: Selection | None) -> dict[str, Any] | 
     """The newest column of the time series, None if there is none."""
     if selection is None:
         return None
-    ticks = aggregate.series.ticks(selection.series_row, selection.rows, 1)
+    ticks = _ticks(aggregate, selection, 1)
     return ticks[-1] if ticks else None
+
+
+def _ticks(aggregate: Aggregate, selection: Selection, most: int) -> list[dict[str, Any]]:
+    ticks = aggregate.series.ticks(selection.series_row, selection.rows, most)
+    # A replay knows no queues: null is not 0.
+    return ticks if aggregate.hello.queues else [one | {"queue": None} for one in ticks]
 
 
 def source(aggregate: Aggregate, status: Status) -> dict[str, Any]:

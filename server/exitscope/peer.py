@@ -115,6 +115,7 @@ class Hello(_Model):
     max_vms: Word | None = None
     only: Name | None = None
     migrations: Annotated[list[dict[str, Any]], Field(max_length=4096)] | None = None  # of a recording, told in advance
+    queues: bool = True  # False: of a recording, which does not hold what was in the userfaultfds' queues
 
     @property
     def hooks(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from exitscope import frame
 from exitscope.aggregate import Aggregate
 from exitscope.app import create_app
 from exitscope.errors import UserError
@@ -204,6 +205,20 @@ def test_open_faults_of_new_rows_are_shown(tmp_path: Path) -> None:
     synthesis.welcome()
     totals = synthesis.advance(START_NS + 11 * S)[-1]
     assert sorted(totals.arrays["vcpus"]["open_since_ns"].tolist()) == sorted(records["begin_ns"].tolist())
+
+
+def test_what_was_not_recorded_is_null_in_the_frame(tmp_path: Path) -> None:
+    file, messages = real_looking(tmp_path)
+    for said, known in ((messages, True), (played(file, file.meta.started_ns, file.meta.ended_ns), False)):
+        aggregate = Aggregate()
+        for message in said:
+            aggregate.handle(message)
+        selection = frame.select(aggregate, "one")
+        shown = frame.build(aggregate, Status("live"), selection, 10 * S, 1, 0)
+        tick, history = frame.tick(aggregate, selection), frame.history(aggregate, selection, 10 * S)
+        assert tick is not None and len(history["ticks"]) > 10
+        for one in (shown, tick, *history["ticks"]):
+            assert (one["queue"] is not None) == known
 
 
 def test_starting_later_has_counted_what_was_before(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ class Synthesis:
             "cpus": meta.cpus,
             "started_ns": self.time_ns,
             "capabilities": {"hooks": meta.hooks, "profile": meta.profile},
+            "queues": False,
         }
         if "migrations" in meta.model_fields_set:  # older ones do not say: they are recognised again
             hello["migrations"] = [one.model_dump() for one in meta.migrations]
