@@ -1,18 +1,23 @@
 """A recording knows its migrations, and its replay shows the same."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from exitscope.aggregate import Aggregate
 from exitscope.cli import main
+from exitscope.recordings import player as player_module
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.finish import finish
+from exitscope.recordings.player import Player
 from exitscope.recordings.spool import SpoolWriter
 from exitscope.recordings.synthesis import Synthesis
+from exitscope.source import Status
 from exitscope_probes.records import MODE_UFFD, RESOLVERS, SEEN_READ
 from exitscope_probes.wire import Message, encode
 
@@ -126,6 +131,33 @@ def test_the_replay_counts_while_it_goes_on(tmp_path: Path) -> None:
     (destination,) = [one for one in aggregate.migrations.listed() if one["role"] == "destination"]
     assert (destination["state"], destination["faults"]["uffd"], destination["to_ns"]) == ("active", 4, None)
     assert destination["qmp"]["status"] == "active"
+
+
+def test_a_jump_into_it_counts_from_its_begin_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, begun_ns = migration()
+    file = recorded(host.messages, tmp_path / "r.parquet")
+    moment_ns = begun_ns + round(2.3 * S)  # after the first four faults, before the other five
+
+    def destination_at(moment_ns: int) -> dict[str, Any]:
+        aggregate, player = Aggregate(), Player(file, Status("replay"))
+        player.seek(moment_ns)
+        player.play(paused=True)
+
+        async def go() -> None:
+            task = asyncio.create_task(player.run(aggregate.handle))
+            await player.shown.wait()
+            task.cancel()
+
+        asyncio.run(asyncio.wait_for(go(), 60))
+        return next(one for one in aggregate.migrations.listed() if one["role"] == "destination")
+
+    from_the_begin = destination_at(moment_ns)
+    assert from_the_begin["state"] == "active" and from_the_begin["faults"]["uffd"] == 4
+    monkeypatch.setattr(player_module, "_BEFORE_NS", 50 * MS)
+    assert destination_at(moment_ns) == from_the_begin, "as it was live"
+    monkeypatch.setattr(player_module, "_MIGRATION_NS", 0)
+    unknown = destination_at(moment_ns)
+    assert unknown["state"] == "active" and unknown["standstill"] is None and not sum(unknown["faults"].values())
 
 
 def test_an_older_recording_is_recognised_again(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The migrations of a recording while it is played: what the tracker of that run came to, up to the moment shown.
 
-Only the figures of one that goes on at that moment are counted anew, from its begin or, after a jump into it, from
-where the player began to count.
+Only the figures of one that goes on at that moment are counted anew, from its begin. After a jump to a moment long
+after that (player.py) they are not known: no standstill is told, and no faults.
 """
 
 from typing import Any
@@ -22,6 +22,8 @@ class Replayed:
         self._vms = vms
         self._counted = counted
         self._bases: dict[str, Standing] = {}
+        self._begun = False
+        self._unknown: set[str] = set()
         self._known: list[dict[str, Any]] = []
         for one in known:
             try:
@@ -34,6 +36,10 @@ class Replayed:
 
     def before(self, time_ns: int) -> None:
         """Totals of this moment will be counted next."""
+        if not self._begun:
+            # What it had come to before the player began to count is not known.
+            self._unknown = {one["id"] for one in self._known if _since_ns(one) < time_ns}
+            self._begun = True
         for one in self._known:
             vm = self._vms.get(one["vm"])
             if one["id"] not in self._bases and _since_ns(one) <= time_ns and vm is not None:
@@ -56,7 +62,9 @@ class Replayed:
         samples = [sample for sample in one["samples"] if sample["at_ns"] <= time_ns]
         qmp = one["qmp"] | samples[-1] if one["qmp"] is not None and samples else None
         vm, base = self._vms.get(one["vm"]), self._bases.get(one["id"])
-        total = Standing() if vm is None or base is None else Standing.of(self._counted, vm).since(base)
+        total, missing = Standing(), False
+        if vm is not None and base is not None and one["id"] not in self._unknown:
+            total, missing = Standing.of(self._counted, vm).since(base), one["missing_from_ns"] is not None
         begins = [(phase["name"], phase["from_ns"]) for phase in one["phases"] if phase["from_ns"] <= time_ns]
         span = span_ns(begins, _since_ns(one), time_ns)
         phases = [
@@ -72,7 +80,7 @@ class Replayed:
             "phases": phases,
             "samples": samples,
             "qmp": qmp,
-            **figures_of(total, one["role"], span, 0, one["brownout"]["vcpus"], one["missing_from_ns"] is not None),
+            **figures_of(total, one["role"], span, 0, one["brownout"]["vcpus"], missing),
         }
 
 

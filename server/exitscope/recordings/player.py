@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
+from ..migrations.models import Migration
 from ..source import Handler, Status
 from .file import RecordingFile
 from .synthesis import Synthesis
@@ -18,6 +19,7 @@ _STEP_NS: Final = 1_000_000_000
 """At most so much at once, and never across such a boundary: no column of the time series is left out."""
 
 _BEFORE_NS: Final = 60 * 1_000_000_000
+_MIGRATION_NS: Final = 300 * 1_000_000_000
 _BEFORE_RECORDS: Final = 1 << 20
 _REST_S: Final = 2.0
 _T = TypeVar("_T")
@@ -98,7 +100,11 @@ class Player:
 
     async def _start(self, handle: Handler, at_ns: int) -> Synthesis:
         """Show what the page would show at this moment, had it looked on for the minute before."""
-        before_ns = max(at_ns - _BEFORE_NS, self._from_ns)
+        going_on = [one for one in self.file.meta.migrations if _since_ns(one) <= at_ns <= _until_ns(one, at_ns)]
+        since_ns = map(_since_ns, going_on)
+        # What a migration has come to is counted from its begin, as it was live.
+        longest_ns = max([_BEFORE_NS, *(at_ns - one for one in since_ns if at_ns - one <= _MIGRATION_NS)])
+        before_ns = max(at_ns - longest_ns, self._from_ns)
         faults_per_ns = self.file.meta.records / max(self._to_ns - self._from_ns, 1)
         before_ns = max(before_ns, at_ns - int(_BEFORE_RECORDS / max(faults_per_ns, 1e-12)))
         synthesis = await _in_thread(lambda: Synthesis(self.file, before_ns))
@@ -142,3 +148,11 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     finally:
         if not working.done():
             await asyncio.wait((working,))
+
+
+def _since_ns(migration: Migration) -> int:
+    return migration.from_ns if migration.missing_from_ns is None else migration.missing_from_ns
+
+
+def _until_ns(migration: Migration, at_ns: int) -> int:
+    return at_ns if migration.to_ns is None else migration.to_ns
