@@ -77,9 +77,10 @@ def _quoted(name: str) -> str:
     A name may be a stranger's: one that a spreadsheet would calculate with (=, +, -, @, a tab or a line end first) has
     an apostrophe before it, which shows it as text.
     """
-    cell = f"CASE WHEN regexp_matches({name}, '{FORMULA}') THEN chr(39) || {name} ELSE {name} END"
-    special = f"regexp_matches({name}, '[,\"\\r\\n]')"
-    return f"""CASE WHEN {special} THEN '"' || replace({cell}, '"', '""') || '"' ELSE {cell} END"""
+    harmless = f"CASE WHEN regexp_matches({name}, '{FORMULA}') THEN chr(39) || {name} ELSE {name} END"
+    quoted = f"""CASE WHEN regexp_matches({name}, '[,"\\r\\n]')
+        THEN '"' || replace({harmless}, '"', '""') || '"' ELSE {harmless} END"""
+    return f"CASE WHEN regexp_matches({name}, '[,\"\\r\\n]|{FORMULA}') THEN {quoted} ELSE {name} END"
 
 
 def _text(column: Any) -> Any:
