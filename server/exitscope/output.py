@@ -25,8 +25,8 @@ class Place:
 def place_of(name: str | os.PathLike[str]) -> Place:
     """Follow the links of a name that need not exist yet. Raises UserError where nothing can be written.
 
-    A link in a directory that all may write (/tmp) must be one's own or the directory's owner's: the rule of
-    fs.protected_symlinks, which no file that is replaced is subject to.
+    Root follows root's links, and those of whom sudo serves. Others follow a link in a directory that all may write
+    (/tmp) if it is their own or the directory's owner's: the rule of fs.protected_symlinks, which replacing escapes.
     """
     path = Path(name)
     try:
@@ -91,10 +91,15 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _refuse_foreign_link(path: Path) -> None:
-    link, directory = path.lstat(), path.parent.stat()
+    link, directory, user = path.lstat(), path.parent.stat(), os.geteuid()
     shared = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
-    if shared and link.st_uid not in (os.geteuid(), directory.st_uid):
-        raise UserError(f"cannot write {path}: it is another user's link, in a directory that all may write")
+    if user == 0:
+        served = os.environ.get("SUDO_UID", "")
+        trusted = link.st_uid in (0, int(served) if served.isdecimal() else 0)
+    else:
+        trusted = not shared or link.st_uid in (user, directory.st_uid)
+    if not trusted:
+        raise UserError(f"cannot write {path}: it is a link of another user: name the file that it leads to")
 
 
 def _cannot(name: str | os.PathLike[str], error: OSError) -> UserError:

@@ -103,16 +103,23 @@ def test_an_open_descriptor_is_written_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("root")
-def test_another_users_link_in_a_shared_directory_is_not_followed(tmp_path: Path) -> None:
-    shared, victim = tmp_path / "shared", tmp_path / "victim"
-    shared.mkdir()
-    shared.chmod(0o1777)
+@pytest.mark.parametrize("mode", [0o1777, 0o755])
+def test_root_follows_no_link_of_another_user_but_of_whom_sudo_serves(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, victim = tmp_path / "place", tmp_path / "victim"
+    place.mkdir()
+    place.chmod(mode)
     victim.write_text("precious")
-    (shared / "report").symlink_to(victim)
-    os.chown(shared / "report", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(UserError, match="another user's link"):
-        write(shared / "report", "")
+    (place / "report").symlink_to(victim)
+    os.chown(place, 65534, 65534)
+    os.chown(place / "report", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(UserError, match="a link of another user"):
+        write(place / "report", "")
     assert victim.read_text() == "precious"
+    monkeypatch.setenv("SUDO_UID", "65534")
+    write(place / "report", "theirs")
+    assert (victim.read_text(), (place / "report").is_symlink()) == ("theirs", True)
 
 
 def test_a_recording_into_a_fifo_and_into_a_full_device(tmp_path: Path) -> None:
