@@ -32,7 +32,10 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._wait_for_request()
         if len(self.connections) > self.limit:
-            next(iter(self.waiting)).transport.abort()
+            oldest = next(iter(self.waiting))
+            del self.waiting[oldest]  # at once: many may come before the loop has told it that it is over
+            self.connections.discard(oldest)
+            oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Some of a request, or of its body."""
