@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import socket
 import threading
 import time
@@ -255,3 +256,35 @@ def read_recording(path: Path) -> list[Message]:
             header = decode_header(head)
             messages.append(decode_body(header, file.read(header.rest_bytes)))
     return messages
+
+
+def test_totals_go_on_while_nobody_looks_at_processes_and_another_looks_again(running: Running) -> None:
+    client = running.start()
+    client.until(Kind.VMS, vm_state="running")
+    observer = running.collector._observer
+    first = observer._pid
+    os.kill(first, signal.SIGSTOP)  # as if a process held it up
+    client.until(Kind.TOTALS)
+    running.probes.fault(2, 0, 100, 3)
+    while not len(client.until(Kind.TOTALS)[-1].arrays["cells"]):
+        pass
+    os.kill(first, signal.SIGKILL)
+    deadline = time.monotonic() + TIMEOUT_S
+    while observer._pid == first:
+        assert time.monotonic() < deadline
+        client.read()
+    (vm,) = client.until(Kind.VMS, vm_state="running")[-1].meta["vms"]
+    assert (vm["id"], vm["name"]) == ("100-777", "vm-7"), "its id is kept"
+
+
+def test_a_vm_without_a_vcpu_that_ends_at_once_is_no_vm(running: Running) -> None:
+    """A VMM's test of what KVM can do."""
+    client = running.start()
+    client.until(Kind.VMS, vm_state="running")
+    running.probes.add_vm(2, 9999, {}, vm_slot=1)  # its process is gone already
+    deadline = time.monotonic() + TIMEOUT_S
+    seen: set[int] = set()
+    while ("vm", 1) not in running.probes.freed:
+        assert time.monotonic() < deadline
+        seen |= {vm["vm"] for vm in client.read().meta.get("vms", [])}
+    assert seen == {1}
