@@ -118,7 +118,13 @@ class Collector:
         self._stop_reason: str | None = None
         self._ring = RingReader(probes.ring_fd, probes.ring_bytes, FAULT_DTYPE)
         self._reader = TotalsReader(probes)
-        self._totals = Totals(*(np.empty(0, t) for t in ("<u4", VCPU_DTYPE, "<i8", VM_DTYPE, CELL_DTYPE)))
+        self._totals = Totals(
+            np.empty(0, "<u4"),
+            np.empty(0, VCPU_DTYPE),
+            np.empty(0, "<i8"),
+            np.empty(0, VM_DTYPE),
+            np.empty(0, CELL_DTYPE),
+        )
         self._ledger = Ledger(probes.hooks)
         self._vms: list[dict[str, Any]] = []  # as told last
         self._found: list[dict[str, Any]] | None = None  # and not told yet
@@ -197,6 +203,7 @@ class Collector:
         """Publish the totals, and before them who the VMs are, when that may have changed."""
         now_ns = time.monotonic_ns()
         self._observer.check()
+        self._probes.look_for_ended()
         rows = self._reader.rows()
         self._probes.grow(len(rows.slots))
         rows_key = _rows_key(rows)
@@ -358,4 +365,4 @@ class Collector:
 def _rows_key(totals: Totals) -> bytes:
     """Differs when a VM or vCPU has come, gone or ended."""
     columns = [totals.vcpus[name].tobytes() for name in ("vm", "vcpu", "tid", "exited")]
-    return b"".join((totals.slots.tobytes(), *columns, totals.vms["vm"].tobytes()))
+    return b"".join((totals.slots.tobytes(), *columns, totals.vms["vm"].tobytes(), repr(sorted(totals.ended)).encode()))

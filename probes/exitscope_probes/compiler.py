@@ -66,7 +66,9 @@ _OFFSETS = {
     "OFF_VCPU_HPFAR": "kvm_vcpu.arch.fault.hpfar_el2",
     "OFF_KVM_MEMSLOTS": "kvm.memslots",
     "OFF_MEMSLOTS_LAST_USED": "kvm_memslots.last_used_slot",
+    "OFF_MEMSLOTS_HVA_TREE": "kvm_memslots.hva_tree",
     "OFF_KVM_MM": "kvm.mm",
+    "OFF_KVM_USERS_COUNT": "kvm.users_count",
     "OFF_FAULT_GFN": "kvm_page_fault.gfn",
     "OFF_FAULT_SLOT": "kvm_page_fault.slot",
     "OFF_FAULT_PREFETCH": "kvm_page_fault.prefetch",
@@ -147,6 +149,7 @@ def defines(btf: KernelBtf) -> dict[str, int]:
     return {
         **{macro: btf.offset(path) or 0 for macro, path in _OFFSETS.items()},
         "USERFAULTFD_IOCTL": kernel_symbols(functions()).get("userfaultfd_ioctl", 0),
+        "HANDLE_USERFAULT": kernel_symbols(functions()).get("handle_userfault", 0),
         "PAGE_FAULT_ADDRESS_ARGUMENT": int(page_fault[:1] == ("kvm_vcpu*",)),
         "KVM_EXIT_MEMORY_FAULT": recognise(btf).exit_reason or _NO_EXIT_REASON,
         "RUN_MEMORY_FAULT": btf.offset("kvm_run.memory_fault") or 0,

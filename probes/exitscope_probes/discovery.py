@@ -23,17 +23,19 @@ _EXITED_NS: Final = 1_000_000_000  # all vCPU threads must have been gone this l
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What the kernel's rows say of who is there. vms: (number, pid); vcpus: (slot, VM, pid, vCPU, tid, exited)."""
+    """What the kernel's rows say of who is there. vms: (number, pid); vcpus: (slot, VM, pid, vCPU, tid, exited);
+    ended: numbers of the VMs whose last descriptor is closed."""
 
     vms: list[tuple[int, int]]
     vcpus: list[tuple[int, int, int, int, int, int]]
+    ended: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, totals: Totals) -> "Rows":
         """Out of the totals."""
         columns = (totals.vcpus[name].tolist() for name in ("vm", "tgid", "vcpu", "tid", "exited"))
         vms = zip(totals.vms["vm"].tolist(), totals.vms["tgid"].tolist(), strict=True)
-        return cls(list(vms), list(zip(totals.slots.tolist(), *columns, strict=True)))
+        return cls(list(vms), list(zip(totals.slots.tolist(), *columns, strict=True)), totals.ended)
 
 
 _Vcpu = tuple[int, int, int, bool]  # vCPU number, slot, tid, exited
@@ -103,6 +105,7 @@ class Discovery:
         self._reads = reads or Reads()
         self._ids = ids or {}
         self._vms: dict[int, _Vm] = {}
+        self._ended: frozenset[int] = frozenset()
 
     def note_handlers(self, served: Iterable[tuple[int, int]]) -> None:
         """Remember which threads resolved faults, from a few records: (VM number, thread id), the newest last."""
@@ -138,6 +141,7 @@ class Discovery:
         # By thread id, not by number: a restarted collector numbers the VMs of one process alike.
         for number in sorted(pid_of.keys() - self._vms.keys(), key=lambda n: (first_tid.get(n, 0), n)):
             self._vms[number] = self._meet(number, pid_of[number])
+        self._ended = rows.ended
         return [self._entry(self._vms[n], sorted(vcpus_of.get(n, [])), now_ns) for n in sorted(pid_of)]
 
     def forget(self, number: int) -> None:
@@ -193,7 +197,7 @@ class Discovery:
 
     def _is_gone(self, vm: _Vm, vcpus: list[_Vcpu], now_ns: int) -> bool:
         start_ticks = self._proc.start_ticks(vm.pid)
-        if start_ticks is None or start_ticks != vm.start_ticks:
+        if vm.number in self._ended or start_ticks is None or start_ticks != vm.start_ticks:
             return True
         new = any(not vm.thread_names.get(tid) for _, _, tid, exited in vcpus if not exited)
         if vm.looked_ns is None or new or now_ns - vm.looked_ns >= _LOOK_NS:

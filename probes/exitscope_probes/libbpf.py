@@ -28,6 +28,7 @@ def libbpf() -> ctypes.CDLL:
         ("bpf_map_delete_elem", ctypes.c_int, (ctypes.c_int, pointer)),
         ("bpf_map_get_next_key", ctypes.c_int, (ctypes.c_int, pointer, pointer)),
         ("bpf_prog_load", ctypes.c_int, (ctypes.c_int, text, text, text, ctypes.c_size_t, pointer)),
+        ("bpf_prog_test_run_opts", ctypes.c_int, (ctypes.c_int, pointer)),
         ("bpf_raw_tracepoint_open", ctypes.c_int, (text, ctypes.c_int)),
         ("bpf_btf_get_next_id", ctypes.c_int, (u32, pointer)),
         ("bpf_btf_get_fd_by_id", ctypes.c_int, (u32,)),

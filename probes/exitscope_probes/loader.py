@@ -14,10 +14,12 @@ from .maps import Maps
 from .only import ALL, Only
 from .plan import Choice, HookStatus, choose, status_of, unseen
 from .settings import MAX_VCPUS, MAX_VMS
-from .tracing import attach
+from .tracing import attach, load_unattached
 from .upkeep import Probes, closer
 
 __all__ = ["LoadError", "Probes", "load"]
+
+_CHECK_VM = "check_vm"  # bpf/vm_end.bpf.c
 
 
 class _Attacher:
@@ -83,11 +85,14 @@ def load(
     probes = Probes(maps, only)  # the slots are there before the first program runs
     try:
         wanted = {made.program for choice in choices for one in choice.possible for made in one.attachments}
-        attacher = _Attacher(btf, compile_probes(defines(btf) | maps.defines(), wanted), probes)
+        code = compile_probes(defines(btf) | maps.defines(), wanted | {_CHECK_VM})
+        attacher = _Attacher(btf, code, probes)
         probes.hooks = tuple(attacher.settle(choice) for choice in choices)
         if reason := unseen(probes.hooks):
             hint = "leave out --strategy" if strategy else "`exitscope doctor` says more"
             raise LoadError(reason, hint)
+        with suppress(OSError):  # without it, a VM's end shows by its process and its descriptors
+            probes.check_vms_with(load_unattached(_CHECK_VM, maps.relocate(code[_CHECK_VM])))
     except BaseException:
         probes.close()
         raise

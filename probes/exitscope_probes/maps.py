@@ -31,6 +31,7 @@ _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 TIDS_PER_PAGE: Final = 512
 MAX_PENDING: Final = 65536
 WAITING_ENTRIES: Final = 8192
+VMS_PER_MEMORY: Final = 32
 NO_SLOT: Final = 0xFFFFFFFF
 MAX_THREADS: Final = 0xFFFF - 1  # struct tid_page numbers them from 1
 MAX_USERS: Final = 4096
@@ -39,25 +40,29 @@ _PID_MAX_LIMIT: Final = 1 << 22  # include/linux/threads.h: kernel.pid_max may b
 
 THREAD_DTYPE: Final = np.dtype(
     {
-        "names": ["tid", "self", "slot", "vcpu_id", "run_fd"],
-        "formats": ["<u4"] * 5,
-        "offsets": [0, 4, 8, 16, 192],
-        "itemsize": 384,
+        "names": ["tid", "self", "slot", "vcpu_id", "vcpu", "run_fd"],
+        "formats": ["<u4"] * 4 + ["<u8", "<u4"],
+        "offsets": [0, 4, 8, 16, 184, 192],
+        "itemsize": 512,
     }
 )
 """struct thread, as far as loader.py needs it."""
 
 PENDING_DTYPE: Final = np.dtype(
     [
-        *((name, "<u8") for name in ("read_ns", "fill_begin_ns", "fill_end_ns")),
+        *((name, "<u8") for name in ("read_ns", "last_read_ns", "fill_begin_ns", "fill_end_ns")),
         *((name, "<u4") for name in ("reads", "claims", "named", "asyncs", "handler_tid")),
         ("resolver", "<u4"),
         ("presence", "<u2"),
-        ("access", "<u2"),
-        ("reserved", "<u4"),
+        ("access", "u1"),
+        ("shared", "u1"),
+        ("range", "<u4"),
     ]
 )
 """struct pending."""
+
+MEMORY_VMS_DTYPE: Final = np.dtype([("made", "<u4"), ("slot", "<u4", (VMS_PER_MEMORY,)), ("reserved", "<u4")])
+"""struct memory_vms."""
 
 PAGE_KEY_DTYPE: Final = np.dtype([("mm", "<u8"), ("page", "<u8")])
 ASYNC_KEY_DTYPE: Final = np.dtype([("slot", "<u4"), ("reserved", "<u4"), ("address", "<u8")])
@@ -143,7 +148,7 @@ class Maps:
         # These can be mapped so that they are aligned to cache lines; threads also for seeding.
         self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
         self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
-        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (3,))), 1)
+        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (5,))), 1)
         self._make("shares", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
         self._make("shares_returned", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
         self._make("vm_users", _ARRAY, _U32, _U32, max_vms)
@@ -157,7 +162,9 @@ class Maps:
         self._make("free_threads", _QUEUE, _NONE, FREE_SLOT_DTYPE, threads)
         self._make("vcpu_slots", _HASH, _U64, _U32, max_vcpus)
         self._make("vm_slots", _HASH, _U64, _U32, max_vms)
-        self._make("vm_slots_by_mm", _HASH, _U64, _U32, max_vms)
+        self._make("vm_slots_by_mm", _HASH, _U64, MEMORY_VMS_DTYPE, max_vms)
+        self._make("exited", _ARRAY, _U32, np.dtype(("<u4", (32,))), max_vms)
+        self._make("no_vms", _ARRAY, _U32, MEMORY_VMS_DTYPE, 1)
         self._make("pendings", _HASH, PAGE_KEY_DTYPE, PENDING_DTYPE, MAX_PENDING)
         self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (5,))), MAX_PENDING)
         self._make("waiting", _ARRAY, _U32, WAITING_DTYPE, WAITING_ENTRIES)

@@ -13,9 +13,16 @@ MODE_UFFD, MODE_EXIT, MODE_MEMORY_FAULT, MODE_ASYNC, MODE_KERNEL = range(5)
 WAITERS: Final = ("vcpu", "async", "other")
 WAITER_VCPU, WAITER_ASYNC, WAITER_OTHER = range(3)
 
-RESOLVERS: Final = ("other", "COPY", "CONTINUE", "ZEROPAGE", "MOVE", "POISON", "WAKE", "MADV_POPULATE")
+RESOLVERS: Final = (
+    *("other", "COPY", "CONTINUE", "ZEROPAGE", "MOVE", "POISON", "WAKE", "MADV_POPULATE", "WRITEPROTECT"),
+    "released",  # by no fill: the userfaultfd was closed or unregistered, and the wait ended with it
+)
+FILLS: Final = ("WRITEPROTECT", *RESOLVERS[1:8])
+"""The cells in which fills are counted: each resolver's own, and WRITEPROTECT in that of "other", which never fills."""
 
-SEEN_ACCESS, SEEN_SLEEP, SEEN_READ, SEEN_FILL, SEEN_HALT, SEEN_RANGE, SEEN_NAMED = (1 << bit for bit in range(7))
+SEEN_ACCESS, SEEN_SLEEP, SEEN_READ, SEEN_FILL, SEEN_HALT, SEEN_RANGE, SEEN_NAMED, SEEN_UNFILLED = (
+    1 << bit for bit in range(8)
+)
 
 ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC = 1, 2, 4
 PRESENCES: Final = ("unknown", "missing", "minor", "write-protected", "mapped")
@@ -125,8 +132,8 @@ VM_DTYPE: Final = np.dtype(
         ("events_done", "<u8"),
         ("bytes_background", "<u8"),
         ("fills_failed", "<u8"),
-        ("fills_demand", "<u8", (len(RESOLVERS),)),
-        ("fills_background", "<u8", (len(RESOLVERS),)),
+        ("fills_demand", "<u8", (len(FILLS),)),
+        ("fills_background", "<u8", (len(FILLS),)),
         ("user", "<u4"),
         ("not_counted", "<u4"),
     ]

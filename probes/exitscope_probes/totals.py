@@ -52,7 +52,8 @@ class Totals:
     """The kernel's totals at one moment, as copies, in the shape of wire.Kind.TOTALS.
 
     slots: (n,) u4, and vcpus: (n,) VCPU_DTYPE, the live rows. vm_slots: (m,) i8, and vms: (m,) VM_DTYPE, the
-    kernel's addresses taken out. cells: (k,) CELL_DTYPE. hardware: (h,) HARDWARE_DTYPE.
+    kernel's addresses taken out. cells: (k,) CELL_DTYPE. hardware: (h,) HARDWARE_DTYPE. ended, of `rows` alone:
+    numbers of the VMs whose last descriptor is closed, whatever their process does.
     """
 
     slots: npt.NDArray[np.uint32]
@@ -61,6 +62,7 @@ class Totals:
     vms: npt.NDArray[Any]
     cells: npt.NDArray[Any]
     hardware: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, HARDWARE_DTYPE))
+    ended: frozenset[int] = frozenset()
 
 
 _SLOT_CELLS: Final = SERIES * BUCKETS
@@ -91,7 +93,8 @@ class TotalsReader:
         """The live rows alone, without the addresses' being taken out."""
         slots, vm_slots = np.flatnonzero(self._vcpus["vm"]), np.flatnonzero(self._vms["vm"])
         vcpus, vms = self._vcpus[slots], self._vms[vm_slots]
-        return Totals(slots.astype(np.uint32), vcpus, vm_slots, vms, np.empty(0, CELL_DTYPE))
+        ended = frozenset(vms["vm"][vms["kvm"] == 0].tolist())
+        return Totals(slots.astype(np.uint32), vcpus, vm_slots, vms, np.empty(0, CELL_DTYPE), ended=ended)
 
     def poll(self) -> Totals:
         """The live rows, and the histogram cells and hardware exits that changed since the last call."""

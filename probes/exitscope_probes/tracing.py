@@ -21,6 +21,7 @@ _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 _PROG_TYPE_TRACING = 26  # enum bpf_prog_type, include/uapi/linux/bpf.h
 _TRACE_RAW_TP, _TRACE_FENTRY, _TRACE_FEXIT = 23, 24, 25  # enum bpf_attach_type, likewise
 _PROG_TYPE_KPROBE = 2
+_PROG_TYPE_RAW_TRACEPOINT = 17
 _PROG_TYPE_TRACEPOINT = 5  # likewise
 
 # include/uapi/linux/perf_event.h, and the system call tables
@@ -188,6 +189,36 @@ def attach(btf: KernelBtf, attachment: Attachment, code: bytes) -> tuple[int, in
 def _perf_attributes(kind: int, config: int) -> _PerfEventAttributes:
     size = ctypes.sizeof(_PerfEventAttributes)
     return _PerfEventAttributes(type=kind, size=size, config=config, sample_period=1, wakeup=1)
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts of libbpf 1.x (src/bpf.h)."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        *((name, ctypes.c_uint32) for name in ("retval", "repeat", "duration", "flags", "cpu", "batch_size")),
+    )
+
+
+def load_unattached(name: str, code: bytes) -> int:
+    """Descriptor of a program that `run_once` runs and nothing else. Raises OSError."""
+    return _load(_PROG_TYPE_RAW_TRACEPOINT, name, code, _LoadOptions())
+
+
+def run_once(program: int, argument: int) -> None:
+    """Runs a program of load_unattached, since Linux 5.10. Raises OSError."""
+    context = ctypes.c_uint64(argument)
+    options = _RunOptions(sz=ctypes.sizeof(_RunOptions), ctx_size_in=ctypes.sizeof(context))
+    options.ctx_in = ctypes.addressof(context)
+    checked(libbpf().bpf_prog_test_run_opts(program, ctypes.byref(options)), "running a BPF program")
 
 
 @cache

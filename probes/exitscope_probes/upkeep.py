@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from .chunks import SLOTS_PER_CHUNK
 from .histogram import BUCKETS
-from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, Map, Maps, map_array
+from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, VMS_PER_MEMORY, Map, Maps, map_array
 from .only import ALL, Only
 from .plan import HookStatus
-from .records import SERIES
+from .records import SERIES, VCPU_OTHER, VM_DTYPE
+from .tracing import run_once
 
 EVERYBODY: Final = 0xFFFFFFFF  # bpf/shares.h
 _AHEAD: Final = 512
@@ -54,6 +55,8 @@ class Probes:
         self.vms_fd = maps["vm_totals"].fd
         self.loss_fd = maps["losses"].fd
         self._threads = map_array(maps["threads"].fd, THREAD_DTYPE, maps["threads"].entries)
+        self._vms = map_array(self.vms_fd, VM_DTYPE, self.max_vms)
+        self._check_vm: int | None = None
         self._next_vm = 1
         self._vcpu_slots = self._thread_slots = 0  # given out so far
         self.grow(0, _AHEAD)
@@ -96,13 +99,18 @@ class Probes:
         """Gives a vCPU slot back, after its row and histograms have been zeroed."""
         self._forget(self.maps["vcpu_slots"], lambda _, value: bool(value == slot))
         self._forget(self.maps["async_waits"], lambda key, _: bool(key["slot"] == slot))
+        left = self._threads["slot"] == slot  # a thread may live on, and wait for another VM's pages
+        for name, none in (("vcpu", 0), ("slot", NO_SLOT), ("vcpu_id", VCPU_OTHER)):
+            self._threads[name][left] = none
         self._return_share("vcpu_users", slot, (0, 1))
         self._give("free_vcpus", slot)
 
     def free_vm_slot(self, slot: int) -> None:
         """Gives a VM slot back, after its row has been zeroed; forgets what was pending on its memory."""
         self._forget(self.maps["vm_slots"], lambda _, value: bool(value == slot))
-        memories = {int(key) for key in self._forget(self.maps["vm_slots_by_mm"], lambda _, value: bool(value == slot))}
+        memories = self._forget_memory(slot)
+        exited = self.maps["exited"]
+        exited.put(exited.index(slot), np.zeros((), exited.value))
         self._forget_pendings(lambda key, _: int(key["mm"]) in memories)
         self._return_share("vm_users", slot, (1, 0))
         self._give_vm(slot)
@@ -128,6 +136,27 @@ class Probes:
                 users[int(user)] = Share(vms, vcpus, int(share["not_counted"]))
         return users
 
+    def _forget_memory(self, slot: int) -> set[int]:
+        """Takes a VM off its memory's list; returns the memories that are left without one."""
+        table = self.maps["vm_slots_by_mm"]
+        left = set()
+        for key in list(table.walk()):
+            vms = table.get(key)
+            if vms is None:
+                continue
+            made = int(vms["made"])
+            listed = [int(vms["slot"][n % VMS_PER_MEMORY]) for n in range(max(made - VMS_PER_MEMORY, 0), made)]
+            if slot not in listed:
+                continue
+            others = [other for other in listed if other != slot]
+            vms["made"] = len(others)
+            vms["slot"][: len(others)] = others
+            if others:
+                table.put(key, vms)
+            elif table.delete(key):
+                left.add(int(key))
+        return left
+
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
         """Tells the probes of a thread that was inside KVM_RUN on descriptor vcpu_fd before they came."""
         tids = self.maps["tids"]
@@ -148,6 +177,18 @@ class Probes:
             threads.put(threads.index(slot), thread)
             page[tid % TIDS_PER_PAGE] = slot + 1
             tids.put(page_key, page)
+
+    def check_vms_with(self, program: int) -> None:
+        """program: descriptor of check_vm, which look_for_ended runs; closed with the probes."""
+        self._check_vm = program
+        self.on_close.append(closer(program))
+
+    def look_for_ended(self) -> None:
+        """Sets vm_totals.kvm to 0 where a VM's last descriptor is closed: a call per VM, of a microsecond or two."""
+        if self._check_vm is None:
+            return
+        for slot in np.flatnonzero(self._vms["kvm"]).tolist():
+            run_once(self._check_vm, slot)
 
     def forget_stale(self, now_ns: int) -> int:
         """Forgets filled events that no waiter has claimed for 10 s (it was killed, or kicked out); their number."""

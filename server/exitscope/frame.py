@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import (
+    FILLS,
     MODES,
-    RESOLVERS,
     VCPU_OTHER,
 )
 
@@ -235,8 +235,8 @@ def fills(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[st
     rows = np.array([vm.row for vm in selection.vms], np.int64)
     counted = np.maximum(aggregate.fills.since(length_ns, rows).sum(axis=0), 0)
     return {
-        "demand": {name: n for name, n in zip(RESOLVERS, counted[DEMAND].tolist(), strict=True) if n},
-        "background": {name: n for name, n in zip(RESOLVERS, counted[BACKGROUND].tolist(), strict=True) if n},
+        "demand": {name: n for name, n in zip(FILLS, counted[DEMAND].tolist(), strict=True) if n},
+        "background": {name: n for name, n in zip(FILLS, counted[BACKGROUND].tolist(), strict=True) if n},
         "failed": int(counted[FAILED]),
     }
 

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 )
 
 from exitscope_probes.histogram import BUCKETS, bucket_floor_ns
-from exitscope_probes.records import MODES, RESOLVERS, STAGE_SERIES, VCPU_OTHER
+from exitscope_probes.records import FILLS, MODES, STAGE_SERIES, VCPU_OTHER
 
 from . import __version__, frame
 from .aggregate import Aggregate
@@ -185,7 +185,7 @@ class _Totals:
                 stall.add_metric([vm.id, *labels], value)
             filled = self._aggregate.fills.now[vm.row]
             for kind, cells in (("demand", filled[DEMAND]), ("background", filled[BACKGROUND])):
-                for resolver, count in zip(RESOLVERS, cells.tolist(), strict=True):
+                for resolver, count in zip(FILLS, cells.tolist(), strict=True):
                     if count:
                         fills.add_metric([vm.id, kind, resolver], count)
             failed.add_metric([vm.id], int(filled[FAILED]))

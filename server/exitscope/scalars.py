@@ -3,7 +3,7 @@
 from typing import Final
 
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, RESOLVERS, SERIES
+from exitscope_probes.records import EXIT_CELLS, FILLS, SERIES
 
 # Columns of the per-vCPU scalars, all int64.
 COUNTS: Final = slice(0, SERIES)
@@ -13,9 +13,9 @@ STALL_NS: Final = 2 * SERIES + EXIT_CELLS
 SCALARS: Final = STALL_NS + 1
 
 # Columns of the per-VM scalars.
-DEMAND: Final = slice(0, len(RESOLVERS))
-BACKGROUND: Final = slice(len(RESOLVERS), 2 * len(RESOLVERS))
-FAILED: Final = 2 * len(RESOLVERS)
+DEMAND: Final = slice(0, len(FILLS))
+BACKGROUND: Final = slice(len(FILLS), 2 * len(FILLS))
+FAILED: Final = 2 * len(FILLS)
 VM_SCALARS: Final = FAILED + 1
 
 HISTOGRAM_WIDTH: Final = SERIES * BUCKETS

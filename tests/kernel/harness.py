@@ -23,8 +23,8 @@ from exitscope_probes.maps import TIDS_PER_PAGE
 from exitscope_probes.only import Only, only
 from exitscope_probes.records import (
     FAULT_DTYPE,
+    FILLS,
     LOSSES,
-    RESOLVERS,
     SERIES,
     VCPU_OTHER,
 )
@@ -130,7 +130,7 @@ class Observed:
     def fills(self, which: str) -> dict[str, int]:
         """Fills that are not 0, by resolver; which: `demand` or `background`."""
         counts = self.vm[f"fills_{which}"].tolist()
-        return {name: count for name, count in zip(RESOLVERS, counts, strict=True) if count}
+        return {name: count for name, count in zip(FILLS, counts, strict=True) if count}
 
 
 class Watch:
@@ -250,7 +250,7 @@ class Traces:
         """Entries of theirs by map, where there are any. Slots are handed out oldest first: not soon again."""
         left = {
             "vm_slots": sum(slot in self.vm_slots for slot in self._values("vm_slots")),
-            "vm_slots_by_mm": sum(slot in self.vm_slots for slot in self._values("vm_slots_by_mm")),
+            "vm_slots_by_mm": sum(int(key) in self.memories for key in self._maps["vm_slots_by_mm"].walk()),
             "vm_totals": sum(row["vm"] != 0 for slot, row in self._rows("vm_totals") if slot in self.vm_slots),
             "vcpu_slots": sum(slot in self.vcpu_slots for slot in self._values("vcpu_slots")),
             "vcpu_totals": sum(row["vm"] != 0 for slot, row in self._rows("vcpu_totals") if slot in self.vcpu_slots),

@@ -15,12 +15,12 @@ from exitscope_probes.records import (
     CELL_DTYPE,
     EXIT_NAMES,
     FAULT_DTYPE,
+    FILLS,
     HARDWARE_DTYPE,
     LOSSES,
     MEMSLOT_UNKNOWN,
     MODE_UFFD,
     RECORD_FAULT,
-    RESOLVERS,
     SEEN_ACCESS,
     SEEN_FILL,
     SEEN_READ,
@@ -132,7 +132,7 @@ class Feeder:
 
     def fill(self, vm: FakeVm, resolver: str, times: int = 1, demand: bool = True) -> None:
         """Count fills."""
-        vm.totals["fills_demand" if demand else "fills_background"][RESOLVERS.index(resolver)] += np.uint64(times)
+        vm.totals["fills_demand" if demand else "fills_background"][FILLS.index(resolver)] += np.uint64(times)
 
     def hello(self, **changes: Any) -> Message:
         meta: dict[str, Any] = {"version": "0", "host": "testhost", "kernel": "6.0-test", "cpus": 4}

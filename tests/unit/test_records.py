@@ -33,12 +33,12 @@ CONSTANTS: dict[str, int] = {
     **{f"LOSS_{name.upper()}": number for number, name in enumerate(records.LOSSES)},
     **{
         f"SEEN_{name}": getattr(records, f"SEEN_{name}")
-        for name in ("ACCESS", "SLEEP", "READ", "FILL", "HALT", "RANGE", "NAMED")
+        for name in ("ACCESS", "SLEEP", "READ", "FILL", "HALT", "RANGE", "NAMED", "UNFILLED")
     },
     **{f"ACCESS_{name}": getattr(records, f"ACCESS_{name}") for name in ("READ", "WRITE", "EXEC")},
     **{f"PRESENCE_{name}": number for number, name in enumerate(("UNKNOWN", "MISSING", "MINOR", "WP", "MAPPED"))},
     "MODES": len(records.MODES),
-    "RESOLVERS": len(records.RESOLVERS),
+    "FILLS": len(records.FILLS),
     "VCPU_OTHER": records.VCPU_OTHER,
     "RECORD_FAULT": records.RECORD_FAULT,
     "SERIES": records.SERIES,

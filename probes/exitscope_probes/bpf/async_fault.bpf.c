@@ -77,18 +77,21 @@ static __always_inline void collect_async(struct thread *thread, struct async_wa
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
     if (!pending || !pending->asyncs)
         return;
-    if (pending->reads) {
+    if (pending->reads && pending->last_read_ns >= wait->begin_ns) {
         moments->read_ns = pending->read_ns;
         record->presence = pending->presence;
         record->seen |= SEEN_READ;
     }
-    if (pending->fill_begin_ns) {
+    if (pending->fill_end_ns >= wait->begin_ns) {
         moments->fill_begin_ns = pending->fill_begin_ns;
         moments->fill_end_ns = pending->fill_end_ns;
         record->resolver = pending->resolver;
         record->handler_tid = pending->handler_tid;
         record->seen |= SEEN_FILL;
     }
+    struct settings *known = the_settings();
+    if (record->seen & SEEN_READ && !(record->seen & SEEN_FILL) && known && !known->ranges)
+        record->resolver = RESOLVER_RELEASED;
     struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
     if (vm && pending->reads > pending->claims + pending->named) {
         __sync_fetch_and_add(&vm->events_done, 1);

@@ -29,7 +29,11 @@
 #define RESOLVER_POISON 5
 #define RESOLVER_WAKE 6
 #define RESOLVER_MADV_POPULATE 7
-#define RESOLVERS 8
+#define RESOLVER_WRITEPROTECT 8 /* UFFDIO_WRITEPROTECT that lifts the protection: places nothing */
+#define RESOLVER_RELEASED 9 /* nothing did: the userfaultfd was closed or unregistered, and the wait ended with it */
+
+/* Fills are counted in cells: a resolver's own, and WRITEPROTECT in that of RESOLVER_OTHER, which never fills. */
+#define FILLS 8
 
 /* What was seen of a fault; a stage whose ends were not seen has length 0 and is left out of its histogram. */
 #define SEEN_ACCESS 1 /* begin_ns is the access; else the first sign of the fault */
@@ -40,6 +44,7 @@
 #define SEEN_RANGE 32 /* the fill covered several pages; hva is the fill's first unless gpa is known */
 #define SEEN_NAMED                                                                                                     \
     64 /* whose event it was was known as it was read: by UFFD_FEATURE_THREAD_ID, or by handle_userfault */
+#define SEEN_UNFILLED 128 /* the waiter went on from handle_userfault, and no fill had woken it */
 
 /* What the guest wanted to do with the page. */
 #define ACCESS_READ 1
@@ -151,16 +156,16 @@ struct latency_histogram {
 struct vm_totals {
     __u32 vm;
     __u32 tgid;
-    __u64 kvm;         /* address of struct kvm: identity only, never leaves the collector */
+    __u64 kvm;         /* address of struct kvm: identity only, never leaves the collector; 0: the VM has ended */
     __u64 mm;          /* address of struct mm_struct, likewise */
     __u64 events_read; /* uffd page fault events that handlers have read; without vcpu_totals.named_reads */
     __u64 events_done; /* of those: whose waiter has gone on */
     __u64 bytes_background;
-    __u64 fills_failed;                /* the resolving ioctl returned an error, -EEXIST among them */
-    __u64 fills_demand[RESOLVERS];     /* successful fills that somebody waited for */
-    __u64 fills_background[RESOLVERS]; /* successful fills ahead of need */
-    __u32 user;                        /* who answers for it: real user id */
-    __u32 not_counted;                 /* vCPUs that found no room */
+    __u64 fills_failed;            /* the resolving ioctl returned an error, -EEXIST among them */
+    __u64 fills_demand[FILLS];     /* successful fills that somebody waited for */
+    __u64 fills_background[FILLS]; /* successful fills ahead of need */
+    __u32 user;                    /* who answers for it: real user id */
+    __u32 not_counted;             /* vCPUs that found no room */
 };
 
 /* Hardware exits of one vCPU slot, by the processor's own exit code. Cells: VMX basic exit reasons and SVM exit codes

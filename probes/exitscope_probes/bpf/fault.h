@@ -58,12 +58,16 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     moments.begin_ns = guest ? access_ns : wait->sleep_ns;
     if (!moments.begin_ns)
         moments.begin_ns = wait->read_ns ? wait->read_ns : wait->fill_begin_ns;
+    if (wait->seen & SEEN_FILL)
+        wait->seen &= ~SEEN_UNFILLED;
+    else if (wait->seen & SEEN_UNFILLED && wait->found)
+        wait->resolver = RESOLVER_RELEASED;
     if (end_ns < moments.begin_ns)
         moments.begin_ns = end_ns;
     moments.queued_ns = wait->sleep_ns ? wait->sleep_ns : wait->read_ns;
     moments.read_ns = wait->read_ns;
-    moments.fill_begin_ns = wait->fill_begin_ns;
-    moments.fill_end_ns = wait->fill_end_ns;
+    moments.fill_begin_ns = wait->seen & SEEN_FILL ? wait->fill_begin_ns : 0;
+    moments.fill_end_ns = wait->seen & SEEN_FILL ? wait->fill_end_ns : 0;
     moments.end_ns = end_ns;
     struct fault_record *record = describe(thread, wait, MODE_UFFD, other ? WAITER_OTHER : WAITER_VCPU);
     if (!record)
@@ -77,7 +81,10 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
             __sync_fetch_and_add(&vm->events_done, 1);
     }
     u64 whole_ns = end_ns - moments.begin_ns;
-    finish(thread->slot, record, whole_ns, other ? 0 : whole_ns, other);
+    u64 stall_ns = whole_ns;
+    if (thread->kicks && thread->stall_from_ns > moments.begin_ns)
+        stall_ns = end_ns > thread->stall_from_ns ? end_ns - thread->stall_from_ns : 0;
+    finish(thread->slot, record, whole_ns, other ? 0 : stall_ns, other);
     close_wait(wait);
 }
 
@@ -134,7 +141,7 @@ static __always_inline void finish_woken(struct thread *thread, struct wait *wai
     if (TWO_STAGE_PAGING && wait->open == OPEN_GUEST && wait->hva == ADDRESS_UNKNOWN)
         wait->hva = hva_of(slot, thread->address / PAGE_BYTES);
     if (wait->hva != ADDRESS_UNKNOWN && (wait->pended || !(wait->seen & SEEN_READ)))
-        claim_own(thread, wait, wait->hva);
+        claim_own(thread, wait, wait->hva, access_ns);
     u64 gpa = wait->hva == ADDRESS_UNKNOWN ? ADDRESS_UNKNOWN : gpa_of(slot, wait->hva);
     finish_uffd(thread, wait, access_ns, ran_ns ? ran_ns : wait->fill_end_ns, gpa,
                 gpa == ADDRESS_UNKNOWN ? MEMSLOT_UNKNOWN : memslot_of(slot));
@@ -149,15 +156,67 @@ static __always_inline void rejoin_previous(struct thread *thread) {
     thread->access_ns = thread->previous_access_ns;
 }
 
+/* The vCPU was kicked out of a fault, and has run something else since. Either its page was there without KVM's mapping
+ * anything, as a neighbour's fault had mapped it, or the guest will ask for it again (an interrupt came first): its stall so
+ * far is counted, and it is kept. One at a time: an older one is given up. */
+static __always_inline void park_kicked(struct thread *thread) {
+    struct wait *wait = &thread->wait;
+    struct vcpu_totals *totals = totals_of(thread->slot);
+    u64 again_ns = wait->run_ns ? wait->run_ns : thread->access_ns;
+    if (TWO_STAGE_PAGING && wait->hva == ADDRESS_UNKNOWN)
+        wait->hva = hva_of(read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT), thread->address / PAGE_BYTES);
+    if (!wait->woken && !(wait->seen & SEEN_READ) && wait->hva != ADDRESS_UNKNOWN)
+        claim_own(thread, wait, wait->hva, thread->access_ns);
+    if (wait->woken || wait->seen & SEEN_FILL) {
+        wait->open = OPEN_GUEST;
+        finish_woken(thread, wait, thread->access_ns, wait->run_ns);
+        return;
+    }
+    u64 from_ns = thread->stall_from_ns > thread->access_ns ? thread->stall_from_ns : thread->access_ns;
+    if (totals) {
+        totals->open_since_ns = 0;
+        totals->stall_ns += again_ns > from_ns ? again_ns - from_ns : 0;
+    }
+    thread->parked = *wait;
+    thread->parked_access_ns = thread->access_ns;
+    thread->parked_address = thread->address;
+    thread->has_parked = 1;
+    close_wait(wait);
+}
+
+/* The guest asks again for a page that it was kicked out of waiting for: the fault goes on. True if it is that one. */
+static __always_inline bool resume_kicked(struct thread *thread, u64 address) {
+    struct wait *wait = &thread->wait;
+    if (wait->open == OPEN_KICKED) {
+        if (thread->address == address) {
+            wait->open = OPEN_GUEST;
+            return true;
+        }
+        park_kicked(thread);
+    }
+    if (!thread->has_parked || thread->parked_address != address)
+        return false;
+    *wait = thread->parked;
+    wait->open = OPEN_GUEST;
+    thread->has_parked = 0;
+    thread->access_ns = thread->parked_access_ns;
+    thread->address = address;
+    thread->stall_from_ns = bpf_ktime_get_ns();
+    thread->kicks = 1;
+    return true;
+}
+
 /* A guest fault begins. Seeing the same address again means that KVM tries the same fault again. */
 static __always_inline void open_fault(struct thread *thread, u64 address, u8 access) {
     struct wait *wait = &thread->wait;
+    if ((wait->open == OPEN_KICKED || thread->has_parked) && wait->open != OPEN_GUEST && resume_kicked(thread, address))
+        return;
     if (wait->open) {
         if (wait->open == OPEN_GUEST && thread->address == address)
             return;
         if (thread->has_previous)
             rejoin_previous(thread);
-        if (wait->woken)
+        if (wait->woken || wait->seen & SEEN_UNFILLED)
             finish_woken(thread, wait, thread->access_ns, wait->run_ns);
         else if (wait->open == OPEN_OUTSIDE)
             remember_named(thread); /* it was asleep for something else */
@@ -165,7 +224,7 @@ static __always_inline void open_fault(struct thread *thread, u64 address, u8 ac
     close_wait(wait);
     wait->open = OPEN_GUEST;
     wait->access = access;
-    thread->kicked = 0;
+    thread->kicks = 0;
     thread->address = address;
     thread->access_ns = bpf_ktime_get_ns();
 }
@@ -204,10 +263,10 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s
     if (thread->has_previous)
         rejoin_previous(thread);
     if (wait->pended)
-        claim_own(thread, wait, wait->hva);
-    else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN)
-        claim_own(thread, wait, hva);
-    if (wait->woken || wait->seen & SEEN_READ) {
+        claim_own(thread, wait, wait->hva, thread->access_ns);
+    else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN && (wait->woken || any_pending()))
+        claim_own(thread, wait, hva, thread->access_ns);
+    if (wait->woken || wait->seen & (SEEN_READ | SEEN_UNFILLED)) {
         if (hva != ADDRESS_UNKNOWN)
             wait->hva = hva;
         finish_uffd(thread, wait, thread->access_ns, now, gpa, memslot);
@@ -219,6 +278,12 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s
         finish_kernel(thread, now);
     thread->exit_address = ADDRESS_UNKNOWN;
     close_wait(wait);
+}
+
+static __always_inline u64 hva_in(struct slot *slot, u64 gpa) {
+    if (gpa == ADDRESS_UNKNOWN || gpa / PAGE_BYTES - slot->gfn >= slot->pages)
+        return ADDRESS_UNKNOWN;
+    return slot->hva + gpa - slot->gfn * PAGE_BYTES;
 }
 
 /* Where a fault that has left KVM_RUN was: KVM says nothing with a bare -EFAULT, but its last memslot was that of the

@@ -38,9 +38,8 @@ int on_spte_requested(u64 *ctx) {
     u64 gfn = FIELD_U64(fault, OFF_FAULT_GFN);
     u64 slot = FIELD_U64(fault, OFF_FAULT_SLOT);
     u64 hva = ADDRESS_UNKNOWN;
-    struct wait *wait = &thread->wait;
-    if (wait->seen & SEEN_RANGE || (!(wait->seen & SEEN_READ) && (wait->woken || any_pending())))
-        hva = hva_of(slot, gfn);
+    if (slot && gfn - FIELD_U64(slot, OFF_SLOT_BASE_GFN) < FIELD_U64(slot, OFF_SLOT_NPAGES))
+        hva = FIELD_U64(slot, OFF_SLOT_USERSPACE_ADDR) + (gfn - FIELD_U64(slot, OFF_SLOT_BASE_GFN)) * PAGE_BYTES;
     end_fault(thread, gfn * PAGE_BYTES, hva, slot ? (s16)FIELD_U16(slot, OFF_SLOT_ID) : MEMSLOT_UNKNOWN);
     return 0;
 }

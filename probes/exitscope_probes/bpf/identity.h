@@ -1,8 +1,12 @@
 /* identity.h: which VM and which vCPU a thread belongs to; slots are handed out here and given back by loader.py,
  * those of threads by thread_exit.bpf.c. */
 
-/* A new VM may sit where an ended one sat: whatever is remembered of that address is stale. */
+/* A VM has ended, which no tracepoint tells: its last descriptor is closed, or a new VM sits where it sat. */
 static __always_inline void forget_vm(u64 kvm) {
+    u32 *slot = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
+    struct vm_totals *vm = slot ? vm_totals_of(*slot) : 0;
+    if (vm && vm->kvm == kvm)
+        vm->kvm = 0;
     bpf_map_delete_elem(MAP(vm_slots), &kvm);
     bpf_map_delete_elem(MAP(not_counted), &kvm);
 }
@@ -12,6 +16,20 @@ static __always_inline void note_new_memory(void) {
     struct settings *known = the_settings();
     if (known)
         __sync_fetch_and_add(&known->memories, 1);
+}
+
+static __always_inline void add_to_memory(u64 mm, u32 slot) {
+    u32 zero = 0;
+    struct memory_vms *none = bpf_map_lookup_elem(MAP(no_vms), &zero);
+    if (none)
+        bpf_map_update_elem(MAP(vm_slots_by_mm), &mm, none, BPF_NOEXIST);
+    struct memory_vms *vms = vms_of_memory(mm);
+    if (!vms) {
+        lose(LOSS_MAP_FULL);
+        return;
+    }
+    vms->slot[at_most(vms->made % VMS_PER_MEMORY, VMS_PER_MEMORY - 1)] = slot;
+    vms->made++;
 }
 
 /* Slot of the VM's totals, NO_SLOT if there is no room, or if it is none that is traced. */
@@ -42,6 +60,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
     if (bpf_map_update_elem(MAP(vm_slots), &kvm, &slot, BPF_NOEXIST)) {
         /* Another vCPU of the same VM was quicker, or the map is full. */
         row->vm = 0;
+        row->kvm = 0;
         take(user, ROOM_VMS, -1);
         bpf_map_push_elem(MAP(free_vms), &got, 0);
         known = bpf_map_lookup_elem(MAP(vm_slots), &kvm);
@@ -49,8 +68,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
             lose(LOSS_MAP_FULL);
         return known ? *known : NO_SLOT;
     }
-    if (bpf_map_update_elem(MAP(vm_slots_by_mm), &mm, &slot, BPF_ANY))
-        lose(LOSS_MAP_FULL);
+    add_to_memory(mm, slot);
     note_new_memory();
     return slot;
 }
@@ -98,9 +116,18 @@ static __always_inline u32 vcpu_slot_of(u64 identity, struct thread *thread, u32
 static __always_inline void note_new_vcpu(u64 vcpu) {
     u64 kvm = read_u64(vcpu + OFF_VCPU_KVM);
     u64 mm = kvm ? read_u64(kvm + OFF_KVM_MM) : 0;
+    struct settings *known = the_settings();
     bpf_map_delete_elem(MAP(vcpu_slots), &vcpu); /* an ended one may have sat where it sits */
+    if (known)
+        __sync_fetch_and_add(&known->vcpus_made, 1);
     if (mm)
         vm_slot_of(kvm, mm);
+}
+
+/* Whether the vCPU that a thread has run is the one that sits there now: that of an ended VM may have sat there. */
+static __always_inline bool is_still(struct thread *thread) {
+    u32 *slot = bpf_map_lookup_elem(MAP(vcpu_slots), &thread->vcpu);
+    return slot && *slot == thread->slot;
 }
 
 /* State for a thread that is seen for the first time, 0 if there is no room. */
@@ -146,6 +173,7 @@ static __always_inline struct thread *adopt_vcpu(u64 vcpu) {
     thread->vcpu_id = read_u32(vcpu + OFF_VCPU_ID);
     thread->wait.open = 0;
     thread->exit_ns = 0;
+    thread->has_parked = 0;
     thread->slot = vcpu_slot_of(vcpu, thread, vm->tgid);
     if (thread->slot != NO_SLOT)
         return thread;
@@ -161,14 +189,13 @@ static __always_inline struct thread *current_vcpu(void) {
 
 /* A thread that waits for a page of a VM outside of a guest fault: a vCPU's, or another, which is remembered, so that
  * its next wait has a begin. 0 if it waits for no such page, or there is no room. */
-static __always_inline struct thread *waiter_outside(u32 tid, u64 mm) {
-    u32 vm_slot = 0;
-    struct vm_totals *vm = vm_of_memory(mm, &vm_slot);
+static __always_inline struct thread *waiter_outside(u32 tid, u64 mm, u32 vm_slot) {
+    struct vm_totals *vm = vm_totals_of(vm_slot);
     struct thread *thread = vm ? thread_or_new(tid) : 0;
     if (!thread)
         return 0;
     if (is_vcpu(thread))
-        return thread->wait.open == OPEN_GUEST || thread->exit_ns || thread->mm != mm ? 0 : thread;
+        return thread->wait.open & (OPEN_GUEST | OPEN_KICKED) || thread->exit_ns || thread->mm != mm ? 0 : thread;
     thread->mm = mm;
     thread->wait.vm_slot = vm_slot;
     thread->vm = vm->vm;

@@ -6,11 +6,12 @@
 #define KVM_CREATE_VM 0xAE01   /* likewise */
 #define KVM_CREATE_VCPU 0xAE41 /* likewise */
 
-#define UFFD_MSG_BYTES 32         /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
-#define UFFD_EVENT_PAGEFAULT 0x12 /* likewise */
-#define UFFD_MSG_BATCH 16         /* messages looked at in one read(); the rest are counted unreadable */
-#define UFFDIO_TYPE 0xAA          /* likewise */
-#define UFFDIO_API_NUMBER 0x3f    /* likewise: what a new userfaultfd is asked first */
+#define UFFD_MSG_BYTES 32             /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
+#define UFFD_EVENT_PAGEFAULT 0x12     /* likewise */
+#define UFFD_MSG_BATCH 16             /* messages looked at in one read(); the rest are counted unreadable */
+#define UFFDIO_TYPE 0xAA              /* likewise */
+#define UFFDIO_WRITEPROTECT_MODE_WP 1 /* likewise */
+#define UFFDIO_API_NUMBER 0x3f        /* likewise: what a new userfaultfd is asked first */
 
 #define MADV_POPULATE_READ 22  /* include/uapi/asm-generic/mman-common.h */
 #define MADV_POPULATE_WRITE 23 /* likewise */
@@ -34,7 +35,13 @@
  * tracepoint, such as perf (kernel/events/core.c, perf_trace_run_bpf_submit). */
 #define PASS 1
 
+/* How far into handle_userfault an address on the stack of its sleeper can lie; it is among the first frames. */
+#define HANDLE_USERFAULT_BYTES 0x1000ULL
+#define STACK_FRAMES 8
+
 #define PAGE_BYTES 4096ULL
+#define HUGE_BYTES (2ULL << 20)     /* the smallest huge page of x86-64, and of arm64 with pages of 4 KiB */
+#define GIGANTIC_BYTES (1ULL << 30) /* the next */
 #define PAGE_OF(address) ((address) & ~(PAGE_BYTES - 1))
 
 /* Arguments and result of a function in struct pt_regs, which is what a kprobe gets; OFF_REGS_* are the running

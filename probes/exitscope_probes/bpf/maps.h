@@ -7,9 +7,16 @@
 #define NO_SLOT 0xffffffffU
 #define WAITING_ENTRIES 8192
 #define TIDS_PER_PAGE 512
+#define EXITED_VCPUS 31
+#define RANGE_SEEN 1
+#define RANGE_SEEN_HUGE 2
+#define VMS_PER_MEMORY 32     /* that are told apart by their memslots */
+#define MEMSLOT_TREE_DEPTH 16 /* of 2^16 memslots */
 
 #define OPEN_GUEST 1   /* between a guest fault's begin and end */
 #define OPEN_OUTSIDE 2 /* in a wait outside of one: another thread's, or a vCPU thread's own access */
+#define OPEN_KICKED 4  /* KVM_RUN was left in the middle of a guest fault, which goes on when the guest asks again */
+#define OPEN_WAITS (OPEN_GUEST | OPEN_OUTSIDE)
 
 /* A wait for a page, as those see it who serve it: one cache line, as each line that CPUs share costs. */
 struct wait {
@@ -38,9 +45,18 @@ struct fill {
     u64 bytes;    /* madvise only */
     u64 file;     /* struct file of the userfaultfd, 0: look it up by fd */
     u32 fd;
-    u16 resolver;
+    u8 resolver;
+    u8 several;        /* this thread has filled a memory of several VMs: whose page it is is asked each time */
     u16 woken;         /* vCPUs woken in this call */
     u64 candidate_tid; /* the last other thread woken in this call, 0: none */
+};
+
+/* Which vCPU a fill is for, while it is looked for: in a map, as the verifier forgets what it knows of that, and so does not
+ * walk every combination. */
+struct search {
+    u32 tid;
+    u32 candidates;
+    u64 exit_ns;
 };
 
 /* A memslot. */
@@ -58,15 +74,17 @@ struct thread {
     u32 slot; /* of its totals, NO_SLOT if it never waits */
     u32 vm;
     u32 vcpu_id;
-    u32 reader_fd; /* a userfaultfd that this thread has read, plus 1 */
+    u32 reader_memories; /* settings.memories when reader_mm was looked up */
     u64 access_ns;
     u64 address;      /* what the fault's tracepoint named: gva or gpa, identity within the vCPU only */
     u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
     u64 exit_address; /* what `address` was then */
-    u32 async_outstanding;
+    u16 async_outstanding;
+    u16 kicks; /* out of the fault that is open: how many of its sleeps ended so */
     u8 has_previous;
+    u8 has_parked;
     u8 prefetched; /* KVM has mapped a page ahead of the guest's next try */
-    u16 filling;   /* is inside a resolving call */
+    u8 filling;    /* is inside a resolving call */
 
     struct wait wait;
 
@@ -89,11 +107,20 @@ struct thread {
     u64 async_gpa;
     s16 exit_errno;
     u16 exit_reason;
-    u32 kicked; /* KVM_RUN returned in the middle of a fault that had slept, and the fault has not begun anew */
+    u32 vcpus_made; /* settings.vcpus_made when `vcpu` was known to be the one that it was */
 
     u64 filled_file;     /* struct file of the userfaultfd that it filled last */
     u32 filled_memories; /* settings.memories then */
     u32 filled_slot;     /* of the VM behind it, NO_SLOT: none */
+
+    struct wait parked; /* kicked out of, and the guest did something else since: it will ask for that page again */
+    u64 parked_access_ns;
+    u64 parked_address;
+    u64 stall_from_ns; /* of a fault that had been parked: its stall before is counted */
+    u64 reader_file;   /* struct file of the userfaultfd that this thread has read last */
+    u64 reader_mm;     /* the memory behind it */
+    struct search search;
+    u64 uffd; /* struct userfaultfd_ctx that it waited for last, where handle_userfault is traced */
 } __attribute__((aligned(64)));
 
 struct page_key {
@@ -104,7 +131,8 @@ struct page_key {
 /* A page whose event a handler has read and whose waiter is not found at once: the event did not name it (no
  * UFFD_FEATURE_THREAD_ID), or it had not slept yet; or a page that a kworker of an async page fault will wait for. */
 struct pending {
-    u64 read_ns;
+    u64 read_ns;      /* the first event's that is unclaimed */
+    u64 last_read_ns; /* the last one's: who asked for the page later has not sent it */
     u64 fill_begin_ns;
     u64 fill_end_ns;
     u32 reads;
@@ -114,8 +142,9 @@ struct pending {
     u32 handler_tid;
     u32 resolver;
     u16 presence;
-    u16 access;
-    u32 reserved;
+    u8 access;
+    u8 shared; /* one memory of several VMs: events are counted for the VM that claims them */
+    u32 range; /* the fill covered several pages */
 };
 
 /* Who waits for a page, found by a hash of the page; a newer one takes the place. */
@@ -144,6 +173,21 @@ struct free_slot {
     u32 vm; /* the number that the next VM in this slot bears; unused for vCPUs and threads */
 };
 
+/* The VMs of one memory, that is of one process: newest last; more take the places of the oldest. */
+struct memory_vms {
+    u32 made;
+    u32 slot[VMS_PER_MEMORY];
+    u32 reserved;
+};
+
+/* vCPUs that have left KVM_RUN with a fault, by their number; one that has been solved since is found to be so. */
+struct exited {
+    u16 any;
+    u8 own;    /* its vCPUs place their pages themselves */
+    u8 others; /* somebody else does */
+    u32 tid[EXITED_VCPUS];
+};
+
 struct tid_page {
     u16 thread[TIDS_PER_PAGE]; /* thread slot + 1, 0: none of ours */
 };
@@ -161,6 +205,8 @@ struct settings {
     u64 uffd_fops; /* struct file_operations of a userfaultfd, learned from the first one seen */
     u64 pendings;  /* entries put into that map, less those taken out by the probes */
     u64 memories;  /* grows when a userfaultfd or a VM is new: what threads remember of them is to be looked up again */
+    u64 ranges;    /* whether fills of several pages, and of huge ones, have been seen: RANGE_* */
+    u64 vcpus_made; /* grows when a vCPU is made: one may sit where an ended one sat */
 };
 
 /* maps.py makes the maps and says their descriptors and sizes with -D; the sizes must be those of the structs here. */
@@ -175,12 +221,14 @@ MAP_OF(losses, u32, struct losses);
 MAP_OF(tids, u32, struct tid_page);
 MAP_OF(threads, u32, struct thread);
 MAP_OF(settings, u32, struct settings);
-MAP_OF(pendings_forgotten, u32, u64);      /* entries of pendings taken out by loader.py */
-MAP_OF(scratch, u32, struct fault_record); /* per CPU: where a record is put together */
-MAP_OF(vcpu_slots, u64, u32);              /* by struct kvm_vcpu, or by the VM's number for VCPU_OTHER */
-MAP_OF(vm_slots, u64, u32);                /* by struct kvm */
-MAP_OF(vm_slots_by_mm, u64, u32);          /* by struct mm_struct: the process's newest VM */
+MAP_OF(pendings_forgotten, u32, u64);           /* entries of pendings taken out by loader.py */
+MAP_OF(scratch, u32, struct fault_record);      /* per CPU: where a record is put together */
+MAP_OF(vcpu_slots, u64, u32);                   /* by struct kvm_vcpu, or by the VM's number for VCPU_OTHER */
+MAP_OF(vm_slots, u64, u32);                     /* by struct kvm */
+MAP_OF(vm_slots_by_mm, u64, struct memory_vms); /* by struct mm_struct */
+MAP_OF(no_vms, u32, struct memory_vms);         /* what such an entry is made from */
 MAP_OF(pendings, struct page_key, struct pending);
+MAP_OF(exited, u32, struct exited);   /* by the VM's slot */
 MAP_OF(waiting, u32, struct waiting); /* by a hash of the page */
 MAP_OF(async_waits, struct async_key, struct async_wait);
 _Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
@@ -197,12 +245,14 @@ static __always_inline u64 at_most(u64 index, u64 last) {
     return index;
 }
 
-static __always_inline void lose(u32 which) {
+static __always_inline void lose_many(u32 which, u64 count) {
     u32 zero = 0;
     struct losses *row = bpf_map_lookup_elem(MAP(losses), &zero);
     if (row && which < LOSSES)
-        __sync_fetch_and_add(&row->count[which], 1);
+        __sync_fetch_and_add(&row->count[which], count);
 }
+
+static __always_inline void lose(u32 which) { lose_many(which, 1); }
 
 static __always_inline struct settings *the_settings(void) {
     u32 zero = 0;
@@ -245,10 +295,52 @@ static __always_inline struct vcpu_histograms *histograms_of(u32 slot) { return 
 
 static __always_inline struct vm_totals *vm_totals_of(u32 slot) { return bpf_map_lookup_elem(MAP(vm_totals), &slot); }
 
-static __always_inline struct vm_totals *vm_of_memory(u64 mm, u32 *slot) {
-    u32 *known = bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm);
-    if (!known)
+static __always_inline struct memory_vms *vms_of_memory(u64 mm) {
+    return bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm);
+}
+
+/* Whether an address lies in a memslot of a VM: interval_tree_iter_first (lib/interval_tree.c) on kvm_memslots.hva_tree,
+ * which is there since 5.17; false where it is not. */
+static __always_inline bool has_memory_at(u64 kvm, u64 hva) {
+    u64 slots = read_u64(kvm + OFF_KVM_MEMSLOTS);
+    u64 at = slots && OFF_MEMSLOTS_HVA_TREE ? read_u64(slots + OFF_MEMSLOTS_HVA_TREE) : 0;
+    for (u32 i = 0; i < MEMSLOT_TREE_DEPTH && at; i++) {
+        u64 node[6] = {}; /* struct interval_tree_node: rb parent, right, left; start, last, last of the subtree */
+        u64 left_last = 0;
+        bpf_probe_read_kernel(node, sizeof(node), (void *)at);
+        if (node[2])
+            bpf_probe_read_kernel(&left_last, sizeof(left_last), (void *)(node[2] + 5 * sizeof(u64)));
+        if (node[2] && hva <= left_last) {
+            at = node[2];
+            continue;
+        }
+        if (node[3] > hva)
+            return false;
+        if (hva <= node[4])
+            return true;
+        at = node[1];
+    }
+    return false;
+}
+
+/* The VM that a page belongs to: the only one of its memory, or the newest whose memslots hold it; 0 and NO_SLOT if none. */
+static __always_inline struct vm_totals *vm_of_page(struct page_key *key, u32 *slot) {
+    struct memory_vms *vms = vms_of_memory(key->mm);
+    *slot = NO_SLOT;
+    if (!vms)
         return 0;
-    *slot = *known;
-    return vm_totals_of(*known);
+    u32 made = vms->made;
+    if (made == 1) {
+        *slot = vms->slot[0];
+        return vm_totals_of(vms->slot[0]);
+    }
+    for (u32 i = 0; i < VMS_PER_MEMORY && i < made; i++) {
+        u32 which = vms->slot[at_most((made - 1 - i) % VMS_PER_MEMORY, VMS_PER_MEMORY - 1)];
+        struct vm_totals *vm = vm_totals_of(which);
+        if (vm && vm->mm == key->mm && vm->kvm && has_memory_at(vm->kvm, key->page)) {
+            *slot = which;
+            return vm;
+        }
+    }
+    return 0;
 }

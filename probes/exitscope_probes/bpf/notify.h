@@ -7,38 +7,41 @@ static __always_inline u8 presence_of_event(u64 flags) {
 static __always_inline u8 access_of_event(u64 flags) { return flags & UFFD_FLAG_WRITE ? ACCESS_WRITE : ACCESS_READ; }
 
 /* A thread asks again: it was kicked out of its wait, or tried again inside the kernel. Its event before is over if it was
- * for this page; else that page may still be filled. */
-static __always_inline void supersede_named(struct thread *waiter, u64 page) {
+ * for this page, and the fault goes on: true; else that page may still be filled. */
+static __always_inline bool supersede_named(struct thread *waiter, u64 page) {
     struct wait *wait = &waiter->wait;
     if (!named_read(wait))
-        return;
+        return false;
     if (wait->hva != page) {
         remember_named(waiter);
         wait->pended = 0;
-        return;
+        return false;
     }
     struct vm_totals *vm = vm_totals_of(wait->vm_slot);
     if (vm) {
         __sync_fetch_and_add(&vm->events_read, 1);
         __sync_fetch_and_add(&vm->events_done, 1);
     }
+    return true;
 }
 
 /* It is known which thread waits: the event names it (UFFD_FEATURE_THREAD_ID), or handle_userfault is traced. One that is
  * in no guest fault must be asleep. */
-static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 now) {
+static __always_inline bool note_named_read(u32 tid, u64 mm, u64 page, u64 flags, u64 now) {
     struct thread *waiter = thread_of(tid);
-    if (!waiter || waiter->slot == NO_SLOT)
-        return false;
+    if (!waiter || waiter->slot == NO_SLOT || waiter->mm != mm)
+        return false; /* of another memory: the event bears the number that its thread has in a PID namespace of its own */
     struct wait *wait = &waiter->wait;
+    if (wait->open == OPEN_KICKED && wait->hva != ADDRESS_UNKNOWN && wait->hva != page)
+        return false; /* its thread asks from outside of KVM_RUN meanwhile */
     if (!wait->open) {
         if (!wait->sleep_ns || wait->run_ns || waiter->exit_ns)
             return false;
         wait->open = OPEN_OUTSIDE;
         wait->found = 0; /* perhaps it sleeps for something else by now */
     }
-    supersede_named(waiter, page);
-    wait->read_ns = now;
+    if (!supersede_named(waiter, page))
+        wait->read_ns = now;
     wait->hva = page;
     wait->presence = presence_of_event(flags);
     if (!wait->access)
@@ -49,23 +52,42 @@ static __always_inline bool note_named_read(u32 tid, u64 page, u64 flags, u64 no
     if (!wait->found && !wait->pended) {
         /* Whether it will sleep at all is open; if not, only the page tells whose fill it was. */
         wait->pended = 1;
-        note_read(&key, wait->presence, wait->access, now, true);
+        note_read(&key, wait->presence, wait->access, now, true, false);
     }
     return true;
 }
 
-/* A thread that reads a VM's userfaultfd, 0 if it reads something else. Remembered by descriptor. */
-static __always_inline struct thread *reader_of(u64 file, u32 fd) {
+/* An event that names nobody, or nobody that is known to wait. Where one memory has several VMs, its VM is that of the waiter
+ * which will claim it, and it is counted then. */
+static __always_inline void note_unnamed_read(struct page_key *key, u64 flags, u64 now) {
+    struct memory_vms *vms = vms_of_memory(key->mm);
+    if (!vms)
+        return;
+    struct vm_totals *vm = vms->made == 1 ? vm_totals_of(vms->slot[0]) : 0;
+    if (vm)
+        __sync_fetch_and_add(&vm->events_read, 1);
+    note_read(key, presence_of_event(flags), access_of_event(flags), now, false, !vm);
+}
+
+/* The memory behind the VM's userfaultfd that the current thread reads, 0 if it reads something else. Looked up once for
+ * each userfaultfd; a descriptor, and a struct file, may become something else's. */
+static __always_inline u64 memory_read(u64 file) {
     struct thread *thread = thread_of(current_tid());
-    if (thread && thread->reader_fd == fd + 1)
-        return thread;
-    u64 mm = memory_behind(file, fd);
-    if (!mm || !bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm))
+    struct settings *known = the_settings();
+    if (!known || !file)
+        return 0;
+    if (thread && thread->reader_file == file && thread->reader_memories == (u32)known->memories)
+        return read_u64(file + OFF_FILE_OP) == known->uffd_fops ? thread->reader_mm : 0;
+    u64 mm = uffd_memory(file);
+    if (!mm || !vms_of_memory(mm))
         return 0;
     thread = thread_or_new(current_tid());
-    if (thread)
-        thread->reader_fd = fd + 1;
-    return thread;
+    if (thread) {
+        thread->reader_file = file;
+        thread->reader_mm = mm;
+        thread->reader_memories = known->memories;
+    }
+    return mm;
 }
 
 /* The thread that waits for a page, by `waiting`: 0 unless it is sure to be found there when the page is filled. */
@@ -77,12 +99,11 @@ static __always_inline u32 waiter_of(struct page_key *key) {
     return waiter && waiter->wait.found && !(waiter->wait.seen & SEEN_READ) ? entry->tid : 0;
 }
 
-/* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. `file` is 0 where only fd is
- * known. */
-static __always_inline void exit_read(u64 file, u32 fd, u64 buffer, u64 bytes) {
-    if (!reader_of(file, fd))
+/* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. */
+static __always_inline void exit_read(u64 file, u64 buffer, u64 bytes) {
+    u64 mm = memory_read(file);
+    if (!mm)
         return;
-    u64 mm = 0; /* looked up for the first event that needs it */
     u64 now = bpf_ktime_get_ns();
     u64 count = bytes / UFFD_MSG_BYTES;
     for (u32 i = 0; i < UFFD_MSG_BATCH; i++) {
@@ -97,25 +118,13 @@ static __always_inline void exit_read(u64 file, u32 fd, u64 buffer, u64 bytes) {
             continue;
         struct page_key key = {.mm = mm, .page = PAGE_OF(message[2])};
         u32 tid = message[3];
-        if (!tid) {
-            if (!mm)
-                mm = key.mm = memory_behind(file, fd);
+        if (!tid)
             tid = waiter_of(&key);
-        }
-        if (tid && note_named_read(tid, key.page, message[1], now))
-            continue;
-        u32 vm_slot = 0;
-        if (!mm)
-            mm = memory_behind(file, fd);
-        struct vm_totals *vm = vm_of_memory(mm, &vm_slot);
-        if (!vm)
-            return;
-        __sync_fetch_and_add(&vm->events_read, 1);
-        key.mm = mm;
-        note_read(&key, presence_of_event(message[1]), access_of_event(message[1]), now, false);
+        if (!tid || !note_named_read(tid, mm, key.page, message[1], now))
+            note_unnamed_read(&key, message[1], now);
     }
     if (count > UFFD_MSG_BATCH)
-        lose(LOSS_UNREADABLE);
+        lose_many(LOSS_UNREADABLE, count - UFFD_MSG_BATCH);
 }
 
 /* read() of a userfaultfd returns, seen from inside the kernel: the call's own arguments say where the messages are. */
@@ -124,5 +133,5 @@ static __always_inline void exit_uffd_read(u64 file, s64 bytes) {
         return;
     u64 regs = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
     if (FIELD_U64(regs, OFF_REGS_SYSCALL) == NR_READ)
-        exit_read(file, SYSCALL_ARGUMENT_1(regs), ARGUMENT_2(regs), bytes);
+        exit_read(file, ARGUMENT_2(regs), bytes);
 }

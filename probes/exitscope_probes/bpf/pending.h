@@ -1,8 +1,14 @@
 /* pending.h: events whose waiter is not known when a handler reads them, kept by their page. */
 
 /* A page fault event has reached its handler, and its waiter is to be found later. `named`: by name. */
-static __always_inline void note_read(struct page_key *key, u8 presence, u8 access, u64 now, bool named) {
-    struct pending fresh = {.read_ns = now, .reads = 1, .named = named, .presence = presence, .access = access};
+static __always_inline void note_read(struct page_key *key, u8 presence, u8 access, u64 now, bool named, bool shared) {
+    struct pending fresh = {.read_ns = now,
+                            .last_read_ns = now,
+                            .reads = 1,
+                            .named = named,
+                            .presence = presence,
+                            .access = access,
+                            .shared = shared};
     struct settings *settings_row = the_settings();
     if (!bpf_map_update_elem(MAP(pendings), key, &fresh, BPF_NOEXIST)) {
         if (settings_row)
@@ -21,14 +27,17 @@ static __always_inline void note_read(struct page_key *key, u8 presence, u8 acce
         known->presence = presence;
         known->access = access;
     }
+    known->last_read_ns = now;
     if (named)
         __sync_fetch_and_add(&known->named, 1);
     __sync_fetch_and_add(&known->reads, 1);
 }
 
-/* Whether there is an event for this waiter: its own, or one that names nobody. */
-static __always_inline bool has_event(struct pending *pending, struct wait *wait) {
-    return pending->reads > pending->claims + (wait->pended ? 0 : pending->named);
+/* Whether there is an event for this waiter, which has asked for the page at `since_ns`: its own, or one that names nobody
+ * and was read later than that. */
+static __always_inline bool has_event(struct pending *pending, struct wait *wait, u64 since_ns) {
+    return pending->reads > pending->claims + (wait->pended ? 0 : pending->named) &&
+           (wait->pended || since_ns <= pending->last_read_ns);
 }
 
 /* Matches a waiter to the event that a handler has read for its page. A fill without a wake-up, answered by a wake-up
@@ -45,10 +54,13 @@ static __always_inline void claim(struct wait *wait, struct page_key *key, struc
         wait->fill_end_ns = pending->fill_end_ns;
         wait->resolver = pending->resolver;
         wait->handler_tid = pending->handler_tid;
-        wait->seen |= SEEN_FILL;
+        wait->seen |= SEEN_FILL | (pending->range ? SEEN_RANGE : 0);
     }
     if (wait->pended && pending->named)
         __sync_fetch_and_add(&pending->named, -1);
+    struct vm_totals *vm = pending->shared && !wait->pended ? vm_totals_of(wait->vm_slot) : 0;
+    if (vm)
+        __sync_fetch_and_add(&vm->events_read, 1);
     wait->pended = 0;
     __sync_fetch_and_add(&pending->claims, 1);
 }
@@ -59,14 +71,46 @@ static __always_inline void forget_pending(struct page_key *key) {
         __sync_fetch_and_add(&known->pendings, -1);
 }
 
+/* A waiter that was kicked out of its wait has asked again each time: those events are answered with the last one. */
+static __always_inline void claim_repeated(struct thread *thread, struct pending *pending) {
+    struct vm_totals *vm = thread->kicks ? vm_totals_of(thread->wait.vm_slot) : 0;
+    u32 left = pending->reads - pending->claims - pending->named;
+    if (!vm || !left || left > 1U << 31)
+        return;
+    u32 own = left < thread->kicks ? left : thread->kicks;
+    __sync_fetch_and_add(&pending->claims, own);
+    __sync_fetch_and_add(&vm->events_done, own);
+    if (pending->shared)
+        __sync_fetch_and_add(&vm->events_read, own);
+}
+
+/* The event for a page within a huge page names the huge page; it is that if a fill of a huge page has answered it. `key` is
+ * then of the huge page. */
+static __always_inline struct pending *pending_of_huge_page(struct wait *wait, struct page_key *key) {
+    struct settings *known = the_settings();
+    u64 page = key->page;
+    if (!known || !(known->ranges & RANGE_SEEN_HUGE))
+        return 0;
+    key->page = page & ~(HUGE_BYTES - 1);
+    struct pending *pending = bpf_map_lookup_elem(MAP(pendings), key);
+    if (!pending) {
+        key->page = page & ~(GIGANTIC_BYTES - 1);
+        pending = bpf_map_lookup_elem(MAP(pendings), key);
+    }
+    return pending && (pending->range || (wait->woken && wait->seen & SEEN_RANGE)) ? pending : 0;
+}
+
 /* Looks for the event of a vCPU that has not been named, or that had not slept when its event was read: resolved before
  * it slept, woken by a fill of many pages, or released by the end of the uffd. */
-static __always_inline void claim_own(struct thread *thread, struct wait *wait, u64 page) {
+static __always_inline void claim_own(struct thread *thread, struct wait *wait, u64 page, u64 since_ns) {
     struct page_key key = {.mm = thread->mm, .page = page};
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);
-    if (!pending || (pending->asyncs && !wait->pended) || !has_event(pending, wait))
+    if (!pending && !wait->pended)
+        pending = pending_of_huge_page(wait, &key);
+    if (!pending || (pending->asyncs && !wait->pended) || !has_event(pending, wait, since_ns))
         return;
     claim(wait, &key, pending);
+    claim_repeated(thread, pending);
     if (!pending->asyncs && (pending->fill_end_ns || wait->woken) && pending->claims >= pending->reads)
         forget_pending(&key); /* else the fill is still going on, and forgets it */
 }
@@ -86,7 +130,7 @@ static __always_inline void remember_named(struct thread *thread) {
     if (vm)
         __sync_fetch_and_add(&vm->events_read, 1);
     if (!wait->pended) {
-        note_read(&key, wait->presence, wait->access, wait->read_ns, false);
+        note_read(&key, wait->presence, wait->access, wait->read_ns, false, false);
         return;
     }
     struct pending *pending = bpf_map_lookup_elem(MAP(pendings), &key);

@@ -8,7 +8,7 @@ int on_thread_exit(u64 *ctx) {
     struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     if (!thread || !row)
         return 0;
-    if (thread->wait.open || thread->kicked || thread->exit_ns || thread->async_outstanding)
+    if (thread->wait.open || thread->exit_ns || thread->async_outstanding)
         lose(LOSS_UNMATCHED_BEGIN);
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals && is_vcpu(thread) && totals->tid == tid) {

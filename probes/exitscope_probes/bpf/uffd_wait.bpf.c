@@ -10,19 +10,19 @@ int on_sched_switch(u64 *ctx) {
         switched_out(thread, ctx[0] || (SWITCH_SAYS_STATE ? !(u32)ctx[3] : !FIELD_U32(prev, OFF_TASK_STATE)));
     thread = thread_of(FIELD_U32(next, OFF_TASK_PID));
     if (thread && !thread->wait.run_ns)
-        switched_in(thread);
+        switched_in(thread, next);
     return 0;
 }
 
 /* sched_waking(struct task_struct *p): runs in the waker's context, unlike sched_wakeup. */
 int on_sched_waking(u64 *ctx) {
     struct thread *waker = thread_of(current_tid());
-    if (!waker || !waker->filling)
-        return 0;
+    if (!waker || !waker->filling || waker->fill.resolver == RESOLVER_MADV_POPULATE)
+        return 0; /* populating wakes those that wait for a lock, and nobody in userfaultfd */
     u64 task = ctx[0];
     u32 tid = FIELD_U32(task, OFF_TASK_PID);
     struct thread *thread = thread_of(tid);
-    bool open = thread && thread->wait.open && thread->wait.sleep_ns && !thread->wait.woken;
+    bool open = thread && thread->wait.open & OPEN_WAITS && thread->wait.sleep_ns && !thread->wait.woken;
     if (tid == waker->tid)
         return 0;
     if (!any_pending() || (open && thread->wait.seen & SEEN_READ)) {

@@ -1,13 +1,26 @@
 /* vcpu_run.h: KVM_RUN is entered, and returns. */
 
-#define KICK_NS 1000000 /* a vCPU that is kicked out of its wait has left KVM_RUN by then */
+#define KICK_NS 1000000 /* on the CPU: a vCPU that is kicked out of its wait has left KVM_RUN by then */
 
 static __always_inline void enter_run(u64 vcpu) {
     struct thread *thread = thread_of(current_tid());
-    if (!thread || thread->vcpu != vcpu)
-        adopt_vcpu(vcpu);
-    else if (thread->exit_ns)
+    struct settings *known = the_settings();
+    if (!known)
+        return;
+    if (!thread || thread->vcpu != vcpu || (thread->vcpus_made != (u32)known->vcpus_made && !is_still(thread)))
+        thread = adopt_vcpu(vcpu);
+    if (!thread)
+        return;
+    thread->vcpus_made = known->vcpus_made;
+    if (thread->exit_ns) {
         finish_exit(thread, bpf_ktime_get_ns());
+    } else if (thread->wait.open == OPEN_KICKED) {
+        /* It will ask for its page again at once, and then be seen to sleep: or the page is there by now. */
+        struct vcpu_totals *totals = totals_of(thread->slot);
+        thread->wait.run_ns = bpf_ktime_get_ns();
+        if (totals)
+            totals->open_since_ns = 0;
+    }
 }
 
 static __always_inline u32 exit_cell(u32 reason, s32 error) {
@@ -56,9 +69,27 @@ static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 re
         thread->exit_size = detail[2];
     }
     keep_slot(&thread->exit_slot, read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT));
+    if (TWO_STAGE_PAGING && wait->hva == ADDRESS_UNKNOWN)
+        wait->hva = hva_in(&thread->exit_slot, thread->exit_gpa);
+    struct exited *exited = bpf_map_lookup_elem(MAP(exited), &wait->vm_slot);
+    if (exited) {
+        exited->tid[at_most(thread->vcpu_id % EXITED_VCPUS, EXITED_VCPUS - 1)] = thread->tid;
+        exited->any = 1;
+    }
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals)
         totals->open_since_ns = thread->access_ns;
+}
+
+/* Whether KVM_RUN, which a signal has ended, leaves a fault unfinished: one that waits, or has done until just now. One that
+ * has run for longer has gone on, without KVM's mapping anything. */
+static __always_inline bool left_in_fault(struct wait *wait, u64 now) {
+    if (wait->open == OPEN_KICKED)
+        return true;
+    if (wait->open != OPEN_GUEST || !(wait->woken || wait->sleep_ns || wait->seen & SEEN_READ))
+        return false;
+    u64 awake_ns = wait->run_ns ? wait->run_ns : wait->woken ? wait->fill_end_ns : now;
+    return now - awake_ns < KICK_NS;
 }
 
 /* KVM_RUN returns `result` (0 or -errno) with kvm_run->exit_reason. */
@@ -71,19 +102,27 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
     struct wait *wait = &thread->wait;
     if (thread->has_previous)
         rejoin_previous(thread);
-    if (wait->woken)
-        finish_woken(thread, wait, thread->access_ns, wait->run_ns);
     u64 now = bpf_ktime_get_ns();
+    if (result == -ERRNO_EINTR && left_in_fault(wait, now)) {
+        /* Kicked out of its wait, or before it slept, or as its page came: the fault goes on when it is entered again. */
+        wait->open = OPEN_KICKED;
+        wait->found = 0;
+        if (thread->kicks < 0xffff)
+            thread->kicks++;
+        totals->open_since_ns = thread->access_ns;
+        return;
+    }
+    if (wait->open == OPEN_KICKED)
+        park_kicked(thread);
+    if (wait->woken || wait->seen & SEEN_UNFILLED)
+        finish_woken(thread, wait, thread->access_ns, wait->run_ns);
     if (result == -ERRNO_EFAULT || (result == -ERRNO_EHWPOISON && reason == KVM_EXIT_MEMORY_FAULT)) {
         begin_exit(thread, reason, result, now);
         return;
     }
     if (wait->open == OPEN_GUEST && (wait->seen & SEEN_READ || (wait->sleep_ns && wait->run_ns))) {
-        /* Kicked out of its wait, or before it slept: time lost to the fault all the same; the fault itself starts anew.
-         * Or it had gone on without KVM's mapping anything, as a neighbour's fault had mapped its page. */
-        u64 over_ns = wait->run_ns ? wait->run_ns : now;
-        totals->stall_ns += over_ns - thread->access_ns;
-        thread->kicked = now - over_ns < KICK_NS;
+        /* It had gone on without KVM's mapping anything, as a neighbour's fault had mapped its page. */
+        totals->stall_ns += (wait->run_ns ? wait->run_ns : now) - thread->access_ns;
         remember_named(thread);
     }
     totals->open_since_ns = 0;

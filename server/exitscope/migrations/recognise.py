@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import (
+    FILLS,
     MODE_ASYNC,
     MODE_EXIT,
     MODE_MEMORY_FAULT,
     MODE_UFFD,
     MODES,
-    RESOLVERS,
     VCPU_OTHER,
 )
 from exitscope_probes.wire import Message
@@ -29,10 +29,10 @@ from exitscope_probes.wire import Message
 from ..peer import PeerVm
 from .models import Kind
 
-_BY_UFFD: Final = [RESOLVERS.index(name) for name in ("COPY", "CONTINUE", "ZEROPAGE", "MOVE", "POISON")]
-_POPULATE: Final = RESOLVERS.index("MADV_POPULATE")
-_WAKE: Final = RESOLVERS.index("WAKE")
-_PROTECT: Final = [number for number, name in enumerate(RESOLVERS) if name == "WRITEPROTECT"]
+_BY_UFFD: Final = [FILLS.index(name) for name in ("COPY", "CONTINUE", "ZEROPAGE", "MOVE", "POISON")]
+_POPULATE: Final = FILLS.index("MADV_POPULATE")
+_WAKE: Final = FILLS.index("WAKE")
+_PROTECT: Final = [FILLS.index("WRITEPROTECT")]
 _PROTECTS: Final = frozenset({"PAGEFAULT_FLAG_WP", "WP_HUGETLBFS_SHMEM", "WP_UNPOPULATED", "WP_ASYNC"})
 """Features with which a userfaultfd is opened for write protection (exitscope_probes.memory)."""
 _ROLES: Final = frozenset({"uffd reader", "page copier"})

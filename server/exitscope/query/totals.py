@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from exitscope_probes.exit_reasons import name_of
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_NAMES, MODES, RESOLVERS, SERIES, STAGE_SERIES
+from exitscope_probes.records import EXIT_NAMES, FILLS, MODES, SERIES, STAGE_SERIES
 
 from ..recordings import counters as columns
 from ..recordings.file import RecordingFile
@@ -93,8 +93,8 @@ def part(recording: RecordingFile, from_ns: int, to_ns: int) -> Totals | None:
         np.add.at(grown, mine["column"], mine["delta"])
         if owner.vcpu is None:
             vm = found.vms.setdefault(owner.vm, VmCounts())
-            vm.demand.update(_named(RESOLVERS, grown[columns.DEMAND]))
-            vm.background.update(_named(RESOLVERS, grown[columns.BACKGROUND]))
+            vm.demand.update(_named(FILLS, grown[columns.DEMAND]))
+            vm.background.update(_named(FILLS, grown[columns.BACKGROUND]))
             vm.failed += int(grown[columns.FAILED])
         else:
             vcpu = found.vcpus.setdefault((owner.vm, owner.vcpu), VcpuCounts())

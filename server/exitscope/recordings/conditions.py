@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any, Final
 
-from exitscope_probes.records import EXIT_NAMES, MODES, RESOLVERS, STAGE_SERIES
+from exitscope_probes.records import EXIT_NAMES, FILLS, MODES, STAGE_SERIES
 
 from .counters import BACKGROUND, BYTES_BACKGROUND, COUNTS, DEMAND, EXITS, FAILED, PREFETCH, STALL_NS, SUMS_NS, Owner
 from .meta import Handler, RecordedVcpu, RecordedVm, Snapshot, Totals, VcpuTotals, VmTotals
@@ -121,7 +121,7 @@ def _vm(survey: Survey, key: tuple[int, int], vm: RecordedVm) -> RecordedVm:
 
 def _add_vm(vm: VmTotals, values: Any) -> None:
     for columns, fills in ((DEMAND, vm.fills_demand), (BACKGROUND, vm.fills_background)):
-        for name, count in zip(RESOLVERS, values[columns].tolist(), strict=True):
+        for name, count in zip(FILLS, values[columns].tolist(), strict=True):
             if count:
                 fills[name] = fills.get(name, 0) + count
     vm.fills_failed += int(values[FAILED])

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from exitscope_probes.exit_reasons import HARDWARE_CELLS, ISA_NONE
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, RESOLVERS, SERIES
+from exitscope_probes.records import EXIT_CELLS, FILLS, SERIES
 
 # Columns of a vCPU.
 COUNTS: Final = slice(0, SERIES)
@@ -33,9 +33,9 @@ HARDWARE_SUMS_NS: Final = slice(HARDWARE_COUNTS.stop, HARDWARE_COUNTS.stop + HAR
 """Hardware exits, and the time until guest code ran again."""
 
 # Columns of a VM.
-DEMAND: Final = slice(0, len(RESOLVERS))
-BACKGROUND: Final = slice(len(RESOLVERS), 2 * len(RESOLVERS))
-FAILED: Final = 2 * len(RESOLVERS)
+DEMAND: Final = slice(0, len(FILLS))
+BACKGROUND: Final = slice(len(FILLS), 2 * len(FILLS))
+FAILED: Final = 2 * len(FILLS)
 BYTES_BACKGROUND: Final = FAILED + 1
 VM_SCALARS: Final = BYTES_BACKGROUND + 1
 
