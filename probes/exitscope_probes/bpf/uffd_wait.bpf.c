@@ -21,6 +21,8 @@ int on_sched_waking(u64 *ctx) {
         return 0; /* populating wakes those that wait for a lock, and nobody in userfaultfd */
     u64 task = ctx[0];
     u32 tid = FIELD_U32(task, OFF_TASK_PID);
+    if (waker->fill.resolver == RESOLVER_RELEASED && !in_handle_userfault(task))
+        return 0; /* UFFDIO_UNREGISTER takes a lock for which others wait */
     struct thread *thread = thread_of(tid);
     bool open = thread && thread->wait.open & OPEN_WAITS && thread->wait.sleep_ns && !thread->wait.woken;
     if (tid == waker->tid)
