@@ -170,6 +170,12 @@ class Watch:
         while len(batch := self.ring.read(1 << 16)):
             self._records.append(batch)
 
+    def records_of(self, number: int) -> npt.NDArray[Any]:
+        """FAULT_DTYPE of a VM, of those that were drained: (n,)."""
+        records = np.concatenate([np.empty(0, FAULT_DTYPE), *self._records])
+        own: npt.NDArray[Any] = records[records["vm"] == number]
+        return own
+
     def numbers(self, pid: int) -> list[int]:
         """Numbers of the VMs of a process."""
         vms = self.totals.poll().vms

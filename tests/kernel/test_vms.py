@@ -1,0 +1,151 @@
+"""VMs that fault in other ways than our guest does (vms.c): several in one process, snapshots, others place pages."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exitscope_probes.records import (
+    FILLS,
+    MODE_EXIT,
+    MODE_KERNEL,
+    MODE_UFFD,
+    PRESENCES,
+    RESOLVERS,
+    SEEN_FILL,
+    SEEN_READ,
+)
+from tests.kernel.harness import Watch, wait_until
+
+pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
+
+PAGE_BYTES = 4096
+Run = Callable[..., AbstractContextManager[tuple[int, dict[str, int]]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """run(way, n): a context in which the work is done and the process still lives; its pid, and what it counted."""
+    binary = tmp_path_factory.mktemp("vms") / "vms"
+    source = Path(__file__).with_name("vms.c")
+    subprocess.run(["cc", "-std=gnu11", "-O1", "-pthread", "-o", binary, source], check=True, timeout=120)
+
+    @contextmanager
+    def running(*arguments: object) -> Iterator[tuple[int, dict[str, int]]]:
+        pipe = subprocess.PIPE
+        with subprocess.Popen([binary, *map(str, arguments)], stdin=pipe, stdout=pipe, text=True) as process:
+            assert process.stdin and process.stdout
+            try:
+                assert process.stdout.readline() == "READY\n"
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                said = process.stdout.readline()
+                assert said.startswith("DONE "), f"{arguments} ended"
+                yield process.pid, json.loads(said[5:])
+            finally:
+                process.kill()
+
+    return running
+
+
+def rows(watch: Watch, pid: int) -> list[tuple[Any, Any]]:
+    """(VM, its vCPUs) of each VM of a process that had any vCPU, oldest first."""
+    totals = watch.totals.poll()
+    own = totals.vms[totals.vms["tgid"] == pid]
+    found = [(vm, totals.vcpus[totals.vcpus["vm"] == vm["vm"]]) for vm in own[np.argsort(own["vm"])]]
+    return [(vm, vcpus) for vm, vcpus in found if len(vcpus)]
+
+
+def ended(watch: Watch, pid: int) -> int:
+    """How many VMs of a process are known to have ended."""
+    watch.probes.look_for_ended()
+    seen = watch.totals.rows()
+    return len(seen.ended & set(seen.vms["vm"][seen.vms["tgid"] == pid].tolist()))
+
+
+def test_vms_one_after_the_other(watch: Watch, run: Run) -> None:
+    """The kernel puts each where the last one was: each is one of its own all the same, and its end shows."""
+    with watch.losing(), run("churn", 40) as (pid, said):
+        assert said == {"events": 164, "fills": 164}
+        seen = rows(watch, pid)
+        assert [vcpus["series"]["count"][0, MODE_UFFD] for _, vcpus in seen] == [4] * 41
+        assert [int(vm["events_read"]) for vm, _ in seen] == [4] * 41
+        assert [int(vm["events_done"]) for vm, _ in seen] == [4] * 41
+        assert [int(vm["fills_demand"][FILLS.index("COPY")]) for vm, _ in seen] == [4] * 41
+        wait_until(lambda: ended(watch, pid) == 40, "forty of them ended, and one lives")
+    watch.retire(pid)
+
+
+def test_two_vms_at_once(watch: Watch, run: Run) -> None:
+    """Whose a page is, its memslots say; the end of the newer one takes nothing from the older."""
+    with watch.losing(), run("together") as (pid, _):
+        (older, its), (newer, _) = rows(watch, pid)
+        assert ended(watch, pid) == 1
+        assert (older["events_read"], older["events_done"]) == (200, 200)
+        assert (newer["events_read"], newer["events_done"]) == (100, 100)
+        assert its["series"]["count"][0, MODE_UFFD] == 200
+        copies = FILLS.index("COPY")
+        assert (older["fills_background"][copies], newer["fills_background"][copies]) == (1, 0)
+        watch.drain()
+        of = watch.records_of(int(older["vm"]))
+        assert (of["seen"] & SEEN_READ).all() and len(of) == 200
+    watch.retire(pid)
+
+
+def test_a_snapshot_by_write_protection(watch: Watch, run: Run) -> None:
+    with watch.losing(), run("snapshot") as (pid, said):
+        assert said == {"events": 300, "fills": 300}
+        seen = watch.observe(pid)
+        assert seen.faults(MODE_UFFD) == [300]
+        assert (seen.fills("demand"), seen.fills("background")) == ({"WRITEPROTECT": 300}, {"WRITEPROTECT": 700})
+        assert seen.vm["bytes_background"] == 0
+        assert {RESOLVERS[code] for code in seen.records["resolver"]} == {"WRITEPROTECT"}
+        assert {PRESENCES[code] for code in seen.records["presence"]} == {"write-protected"}
+        assert (seen.records["seen"] & SEEN_FILL).all()
+    watch.retire(pid)
+
+
+def test_pages_that_another_thread_places_in_exit_mode(watch: Watch, run: Run) -> None:
+    with watch.losing(), run("elsewhere") as (pid, said):
+        assert said["fills"] == 100
+        seen = watch.observe(pid)
+        assert (seen.faults(MODE_EXIT), seen.faults(MODE_UFFD)) == ([100], [0])
+        assert (seen.fills("demand"), seen.fills("background")) == ({"COPY": 100}, {})
+        assert (seen.records["seen"] & SEEN_FILL).all()
+        assert set(seen.records["handler_tid"]).isdisjoint(seen.vcpus["tid"])
+        assert len(np.unique(seen.records["hva"] - seen.records["gpa"])) == 1
+    watch.retire(pid)
+
+
+def test_a_copy_that_stops_halfway(watch: Watch, run: Run) -> None:
+    with watch.losing(), run("halfway") as (pid, _):
+        totals = watch.totals.poll()
+        (vm,) = totals.vms[totals.vms["tgid"] == pid]
+        assert vm["fills_failed"] == 100
+        assert vm["bytes_background"] == 600 * PAGE_BYTES, "the page itself, and the five before it"
+    watch.retire(pid)
+
+
+def test_closed_before_the_event_is_read(watch: Watch, run: Run) -> None:
+    """The vCPU goes on with an empty page: no fault that the kernel solved."""
+    with watch.losing(), run("released") as (pid, _):
+        seen = watch.observe(pid)
+        assert seen.faults(MODE_UFFD) == [1]
+        assert [RESOLVERS[code] for code in seen.records["resolver"]] == ["released"]
+        assert not seen.records["seen"][0] & (SEEN_READ | SEEN_FILL)
+        assert seen.vcpus["series"]["max_ns"][0, MODE_UFFD] > 100_000_000
+        assert seen.vcpus["series"]["max_ns"][0, MODE_KERNEL] < 100_000_000
+    watch.retire(pid)
+
+
+def test_a_descriptor_that_becomes_a_files(watch: Watch, run: Run) -> None:
+    with watch.losing(), run("reused") as (pid, _):
+        seen = watch.observe(pid)
+        assert (seen.vm["events_read"], seen.vm["events_done"]) == (100, 100)
+        assert seen.faults(MODE_UFFD) == [100]
+    watch.retire(pid)
