@@ -83,6 +83,7 @@ _OFFSETS = {
     "OFF_VMA_UFFD": "vm_area_struct.vm_userfaultfd_ctx.ctx",
     "OFF_KIOCB_FILE": "kiocb.ki_filp",
     "OFF_UFFD_FEATURES": "userfaultfd_ctx.features",
+    "OFF_UFFD_RELEASED": "userfaultfd_ctx.released",
 }
 # -D name: field of an ordinary tracepoint
 _FIELDS = {

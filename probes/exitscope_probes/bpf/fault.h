@@ -252,6 +252,15 @@ static __always_inline void finish_kernel(struct thread *thread, u64 now) {
     totals->open_since_ns = 0;
 }
 
+/* Whether a userfaultfd is closed (struct userfaultfd_ctx, 0 where handle_userfault is not traced: there the waiter's stack
+ * tells). It may be freed by now, but keeps what it held until another takes its place. */
+static __always_inline bool is_released(u64 uffd) {
+    u8 released = 0;
+    if (uffd && OFF_UFFD_RELEASED)
+        bpf_probe_read_kernel(&released, sizeof(released), (void *)(uffd + OFF_UFFD_RELEASED));
+    return released;
+}
+
 /* A guest fault ends: its page is about to be mapped. `hva` is known where somebody may have read its event without
  * knowing who waits. */
 static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s16 memslot) {
@@ -266,6 +275,10 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s
         claim_own(thread, wait, wait->hva, thread->access_ns);
     else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN && (wait->woken || any_pending()))
         claim_own(thread, wait, hva, thread->access_ns);
+    if (wait->sleep_ns && !wait->woken && !(wait->seen & SEEN_FILL) && is_released(thread->uffd)) {
+        wait->seen |= SEEN_UNFILLED;
+        wait->found = 1;
+    }
     if (wait->woken || wait->seen & (SEEN_READ | SEEN_UNFILLED)) {
         if (hva != ADDRESS_UNKNOWN)
             wait->hva = hva;

@@ -236,7 +236,7 @@ static __always_inline bool settle_pending(struct thread *filler, struct target 
         return true; /* kvm_async_pf_ready collects and forgets it */
     if (unclaimed && fill->candidate_tid) {
         struct thread *waiter = waiter_outside(fill->candidate_tid, key->mm, filler->filled_slot);
-        if (waiter && has_event(pending, &waiter->wait, waiter->wait.sleep_ns)) {
+        if (waiter && has_event(pending, &waiter->wait, 0)) {
             claim(&waiter->wait, key, pending);
             finish_uffd(waiter, &waiter->wait, 0, now, ADDRESS_UNKNOWN, MEMSLOT_UNKNOWN);
         }
