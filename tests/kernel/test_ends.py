@@ -103,7 +103,9 @@ def test_uffd_closed_under_waiting_vcpus(watch: Watch, mode: int, option: list[s
     assert [vcpu["touches"] for vcpu in report["vcpus"]] == [100] * 4
     assert (seen.faults(mode), seen.recorded(mode)) == ([1] * 4, [1] * 4), MODES[mode]
     assert all(count >= 99 for count in seen.faults(MODE_KERNEL))
-    assert {RESOLVERS[code] for code in seen.records["resolver"]} == {"released"}
+    said = {RESOLVERS[code] for code in seen.records["resolver"]}
+    # Of an async fault it can be told only as long as no fill of a range has been seen, which may have placed its page.
+    assert said == {"released"} or (mode == MODE_ASYNC and said == {"other"})
     assert not (seen.records["seen"] & SEEN_FILL).any()
     assert (seen.vm["events_read"], seen.vm["events_done"]) == (4, 4)
     assert seen.fills("demand") == seen.fills("background") == {}
