@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 DEADLINE_S: Final = 0.25
 SHORT_DEADLINE_S: Final = 0.05  # of a user who has a read waiting already
-MAX_STUCK: Final = 64
+MAX_STUCK: Final = 32  # each is a thread: deploy/exitscope-collector.service says TasksMax
 MAX_STUCK_PER_USER: Final = 16
 _MAX_SPENT_S: Final = 2.0  # by one user's processes at once
 _SPENT_PER_S: Final = 0.1  # in the long run
@@ -78,7 +78,10 @@ class Reads:
         change nothing: it may run on.
         """
         deadline_s = self._deadline_s(pid, uid)
-        worker, self._idle = self._idle or _Worker(), None
+        try:
+            worker, self._idle = self._idle or _Worker(), None
+        except RuntimeError:  # as threading says it
+            raise Unreadable("no thread is to be had for looking at it") from None
         job, started_s = _Job(function), time.monotonic()
         worker.jobs.put(job)
         finished = job.finished.wait(deadline_s) or not job.abandon()
