@@ -57,9 +57,9 @@ _FAULTS_1: Final[Schema] = {"records": _FAULT_1}
 
 assert _VCPU_1.itemsize == VCPU_DTYPE.itemsize and _FAULT_1.itemsize == FAULT_DTYPE.itemsize
 
-MOST: Final = {"slots": 1 << 14, "vcpus": 1 << 14, "vms": 1 << 13, "cells": 1 << 22, "hardware": 1 << 20,
+MOST: Final = {"slots": 1 << 13, "vcpus": 1 << 13, "vms": 1 << 13, "cells": 1 << 22, "hardware": 1 << 20,
                "records": 1 << 18}  # fmt: skip
-"""Items of an array: a host of 4,096 vCPUs, and records of some seconds at 100,000 faults a second."""
+"""Items of an array: as many vCPUs as a collector follows at most (settings.py), and records of some seconds."""
 
 LONGEST_NS: Final = 1 << 60
 """Of one moment or length, 36 years: five of them do not overflow 64 bits."""

@@ -3,7 +3,7 @@
 Nothing here knows of sockets, clocks or clients: time is the messages' own. One thread.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from .threads import Threads
 from .unanswered import Unanswered
 from .vms import MAX_VMS, Vms
 from .window import Counters
+
+_CELLS_AT_ONCE: Final = 1 << 18  # what is made of them takes twice their room
 
 
 class Aggregate:
@@ -159,7 +161,9 @@ class Aggregate:
         slots, totals = message.arrays["slots"], message.arrays["vcpus"]
         if len(slots) == len(totals):
             self._vcpus(slots, totals)
-        self._cells(message.arrays["cells"])
+        cells = message.arrays["cells"]
+        for begin in range(0, len(cells), _CELLS_AT_ONCE):
+            self._cells(cells[begin : begin + _CELLS_AT_ONCE])
         hardware = message.arrays.get("hardware", np.empty(0, HARDWARE_DTYPE))
         self.hardware.take(hardware, self.rows.of_slot, self._first)
         self._vms(message.arrays["vms"])

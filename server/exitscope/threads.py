@@ -1,6 +1,6 @@
 """The threads that serve a VM: what each is for, the CPU time that it takes, and the faults that it resolves."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,7 +52,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.counters = Counters(MAX_THREADS, 3, np.int64)
-        self._threads: dict[_Key, _Thread] = {}
+        self._threads: OrderedDict[_Key, _Thread] = OrderedDict()  # the one not seen for the longest time first
         self._free = list(range(MAX_THREADS - 1, -1, -1))
         self._early: Counter[int] = Counter()  # VM number and thread id -> faults served before the VM was named
 
@@ -137,12 +137,13 @@ class Threads:
         thread = self._threads.get(key)
         if thread is None:
             if not self._free:
-                oldest = min(self._threads, key=lambda one: self._threads[one].seen_ns)
+                oldest = next(iter(self._threads))
                 if self._threads[oldest].seen_ns > time_ns - _FRESH_NS:
                     return None
                 self._release(oldest)
             thread = self._threads[key] = _Thread(self._free.pop(), time_ns)
         thread.seen_ns = time_ns
+        self._threads.move_to_end(key)
         return thread
 
     def _release(self, key: _Key) -> None:
