@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -32,6 +33,8 @@ from .source import Source
 from .static import Page
 from .switch import Switch
 from .works import Works
+
+_END_S: Final = 1.0
 
 
 def create_app(
@@ -68,9 +71,11 @@ def create_app(
         yield
         await library.close()
         await switch.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        left = set(tasks)
+        while left:  # a library may swallow one cancellation
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_END_S)
 
     app = FastAPI(
         title="exitscope",

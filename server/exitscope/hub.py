@@ -101,7 +101,8 @@ class Hub:
             await asyncio.sleep(max(0.8 * _PERIOD_S - (loop.time() - started), 0))
             self._data.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._data.wait(), 0.4 * _PERIOD_S)
+                async with asyncio.timeout(0.4 * _PERIOD_S):  # Python 3.11's wait_for may swallow the server's end
+                    await self._data.wait()
 
     def publish(self, now: float) -> None:
         """Build what is asked for, and offer it."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 
 from exitscope.app import create_app
 from exitscope.hub import Hub
+from exitscope.recordings.library import Library, Limits
 from exitscope.source import Handler, Status
 from exitscope.works import Works
 from exitscope_probes.wire import WireError
@@ -105,3 +107,19 @@ def test_what_returns_has_ended_too() -> None:
     assert works.well
     assert asyncio.run(asyncio.wait_for(watch(), 30)) == ["it returned", "garbage"]
     assert works.failures["it"].times == 2 and not works.well
+
+
+def test_a_part_that_swallows_a_cancellation_does_not_keep_the_server_from_ending(tmp_path: Path) -> None:
+    """As Python 3.11's wait_for does when what it waits for comes in the same moment."""
+
+    class Deaf:
+        def __init__(self) -> None:
+            self.status = Status("live")
+
+        async def run(self, handle: Handler) -> None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+            await asyncio.sleep(3600)
+
+    with TestClient(create_app(Deaf(), (), Library(tmp_path, Limits(), None)), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/v1/health").status_code == 200

@@ -162,7 +162,8 @@ class Preroll:
     async def take(self) -> Opening | None:
         """What is kept, and a connection that brings all that comes; None if the collector says nothing."""
         try:
-            await asyncio.wait_for(self._ready.wait(), _TAKE_S)
+            async with asyncio.timeout(_TAKE_S):
+                await self._ready.wait()
         except TimeoutError:
             return None
         ours, theirs = socket.socketpair()
