@@ -94,9 +94,9 @@ export function clock(wallMs) {
   return known(wallMs) ? CLOCK.format(wallMs + aheadMs(wallMs)) : NONE;
 }
 
-/** Day and clock in the shown zone, and which that is: 22 Nov 2026, 14:03:27 UTC+1. @param {number|null|undefined} wallMs Unix ms */
-export function moment(wallMs) {
-  return known(wallMs) ? `${DAY.format(wallMs + aheadMs(wallMs))}, ${clock(wallMs)}${NBSP}${zoneName(wallMs)}` : NONE;
+/** Day and clock in the shown zone, and which that is: 22 Nov 2026, 14:03:27 UTC+1. @param {number|null|undefined} wallMs Unix ms @param {boolean} [named] whether to name the zone */
+export function moment(wallMs, named = true) {
+  return known(wallMs) ? `${DAY.format(wallMs + aheadMs(wallMs))}, ${clock(wallMs)}${named ? `${NBSP}${zoneName(wallMs)}` : ''}` : NONE;
 }
 
 /** A position or a running length, as a player shows it: 0:07, 12:34, 1:02:03. @param {number|null|undefined} ns */

@@ -6,7 +6,7 @@ import { byId, make, setAttribute, setText } from './dom.mjs';
 import { bytes, compact, count, moment, position } from './format.mjs';
 import { downloads, Recorder, summaryUrl, vmNames } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
-import { startZoneButton } from './zone.mjs';
+import { startZoneButton, zoneName } from './zone.mjs';
 
 /** @typedef {import('./recorder.mjs').Recording} Recording */
 
@@ -117,7 +117,7 @@ function fill(row, recording) {
   setText(note, recording.note ?? '');
   note.title = recording.note ?? '';
   below.hidden = report.hidden && !recording.note;
-  setText(cells[3], moment(recording.started_wall_ms));
+  setText(cells[3], moment(recording.started_wall_ms, zoneName(recording.started_wall_ms) !== zoneName(Date.now()))); // the button names the zone of now
   setText(cells[4], position(recording.duration_ns));
   setText(cells[5], compact(recording.records));
   cells[5].title = count(recording.records);

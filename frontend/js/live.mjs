@@ -91,7 +91,7 @@ export function startLive() {
     const { frame } = shown;
     const known = state.frame !== null && !statusOf(state, started, null, playing !== null).dim;
     const all = shown.vm === ALL;
-    showStatus(status, shown, all, trouble);
+    showStatus(status, shown, all, trouble || replay.trouble);
     showLedger(state.frame, known);
     alarms.show(state.frame, replay.clockMs ?? state.clockMs, known);
     showPicker(frame?.vms ?? [], choice.vm, shown.vm);

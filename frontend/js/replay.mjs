@@ -2,7 +2,7 @@
 /** The bar that plays a recording: play and pause, seek, speed, back to live. The server plays; this only asks. */
 import { get, lineOf, post, remove } from './api.mjs';
 import { byId, make, setAttribute, setText } from './dom.mjs';
-import { clock, moment, place } from './format.mjs';
+import { clock, count, moment, place } from './format.mjs';
 import { isSpace } from './keys.mjs';
 import { summaryUrl } from './recorder.mjs';
 import { drawStrip, overviewOf } from './timeline.mjs';
@@ -29,6 +29,8 @@ export class Replay {
     this.busy = 0;
     this.timer = 0;
     this.wanted = false;
+    /** Why it does not do what was asked, for the line under the header. */
+    this.trouble = '';
     /** The recording whose marks are on the bar, and what it is called. */
     this.about = { id: '', name: '', wallMs: 0, startedNs: 0 };
     this.#build();
@@ -41,7 +43,7 @@ export class Replay {
     if (wanted === this.wanted) return;
     this.wanted = wanted;
     if (wanted) {
-      setText(byId('notice-error'), '');
+      this.trouble = '';
       this.#ask();
     } else this.#over();
   }
@@ -51,7 +53,7 @@ export class Replay {
     this.#take(null);
     try {
       const { error } = await get('replay');
-      if (error) setText(byId('notice-error'), error);
+      if (error) this.trouble = error;
     } catch { /* the badge tells if the server has gone */ }
   }
 
@@ -76,9 +78,10 @@ export class Replay {
     const asked = this.busy;
     try {
       const answer = await post('replay', { id: this.playing.id, ...change });
+      this.trouble = '';
       if (asked === this.busy && answer?.id) this.#take(answer);
     } catch (error) {
-      setText(byId('notice-error'), lineOf(error));
+      this.trouble = lineOf(error);
     }
   }
 
@@ -98,6 +101,8 @@ export class Replay {
     setAttribute(button, 'data-paused', String(playing.paused));
     setAttribute(button, 'aria-label', playing.paused ? 'Play' : 'Pause the replay');
     setText(byId('replay-length'), place(playing.to_ns - playing.from_ns, playing.to_ns - playing.from_ns));
+    const hidden = playing.host_alarms ?? 0;
+    setText(byId('replay-alarms'), hidden ? `◆ ${count(hidden)} ${hidden === 1 ? 'alarm' : 'alarms'} on this host now` : '');
     setAttribute(byId('replay-summary'), 'href', summaryUrl(String(playing.id)));
     for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (byId('replay-speed').querySelectorAll('input'))) radio.checked = Number(radio.value) === playing.speed;
     if (this.about.id !== playing.id) this.#overview(String(playing.id));
@@ -196,7 +201,7 @@ export class Replay {
         this.#take(still?.id ? still : null);
         byId('replay-back').hidden = Boolean(still?.id); // a server that only plays has nothing to go back to
       } catch (error) {
-        setText(byId('notice-error'), lineOf(error));
+        this.trouble = lineOf(error);
       }
     });
   }

@@ -96,10 +96,10 @@ def test_utc_is_chosen_at_once_for_all_pages_and_kept(serve: Serve, open_page: O
     moment = datetime.fromtimestamp(begun / 1e3, UTC)
     day = f"{moment.day} {moment:%b %Y, %H:%M:%S}"
     page.goto(f"{server.url}recordings.html")
-    expect(page.locator("#rows td.when")).to_have_text(f"{day}\u00a0UTC")
+    expect(page.locator("#rows td.when")).to_have_text(day)
     page.locator("#zone").click()
     local = moment.astimezone(ZoneInfo(KOLKATA))
-    expect(page.locator("#rows td.when")).to_have_text(f"{local.day} {local:%b %Y, %H:%M:%S}\u00a0UTC+5:30")
+    expect(page.locator("#rows td.when")).to_have_text(f"{local.day} {local:%b %Y, %H:%M:%S}")
     page.goto(f"{server.url}?recording=r0")
     expect(page.locator("#notice-text")).to_contain_text(f"{local:%H:%M:%S}\u00a0UTC+5:30")
     page.locator("#zone").click()
@@ -112,6 +112,7 @@ def test_utc_is_chosen_at_once_for_all_pages_and_kept(serve: Serve, open_page: O
 
 def test_a_picture_across_a_change_of_the_clock_does_not_fold(open_page: Open, serve: Serve) -> None:
     page = open_page(serve(SCENARIOS["empty"]).url, timezone_id=BERLIN).page
+    expect(page.locator("#badge-label")).to_have_text("LIVE")
     before_ms = datetime(2026, 10, 25, 0, 59, tzinfo=UTC).timestamp() * 1e3  # 2:59 there; a minute later it is 2:00
     script = """async (wallMs) => {
       const { times } = await import('/js/charts/axes.mjs');
