@@ -23,7 +23,8 @@ from . import words
 from .collectorsocket import listens
 from .errors import UserError
 from .output import place_of, writing
-from .settings import default_recordings, takes
+from .privileges import own_directory
+from .settings import default_recordings, default_user, takes
 
 _START_S: Final = 30.0
 
@@ -191,6 +192,8 @@ def _shelved(recordings: str | None, recording_id: str) -> Path:
     from .recordings.shelf import Shelf
 
     shelf = Shelf(recordings or default_recordings())
+    if os.geteuid() == 0:  # the server, which becomes that user, is to keep its own recordings there, too
+        own_directory(shelf.directory, default_user())
     try:
         shelf.make()
     except OSError as error:

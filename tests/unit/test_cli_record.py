@@ -12,6 +12,7 @@ import pytest
 
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.shelf import find
+from exitscope.settings import default_user
 
 from .recording_processes import WAIT_S, fake_collector, run
 
@@ -61,3 +62,12 @@ def test_record_says_what_is_wrong(tmp_path: Path, collector: Path) -> None:
     with suppress(FileNotFoundError):
         collector.unlink()
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.needs("root")
+def test_what_root_records_first_leaves_the_folder_to_the_server(tmp_path: Path, collector: Path) -> None:
+    folder = tmp_path / "lib" / "recordings"
+    process = run("-m", "exitscope", "record", "--socket", collector, "--recordings", folder, "--", "true")
+    assert process.wait(WAIT_S) == 0
+    (recording,) = folder.glob("*.parquet")
+    assert folder.owner() == recording.owner() == default_user()
