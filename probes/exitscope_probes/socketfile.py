@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ class Listener:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | (os.O_NOFOLLOW if made else 0))
             try:
                 if made:
-                    os.fchown(self._directory, -1, gid)
+                    with _giving(directory, gid):
+                        os.fchown(self._directory, -1, gid)
                     os.fchmod(self._directory, 0o750)  # whatever the umask
                 # Locked while looking and binding, or two collectors could both find the other's file stale.
                 fcntl.flock(self._directory, fcntl.LOCK_EX)
@@ -81,9 +83,11 @@ def _gid(group: str | None) -> int:
         raise SocketError(f"no group {group}", f"create it (groupadd --system {group}) or leave out --group") from None
 
 
-def _give(path: str | Path, gid: int) -> None:
+@contextlib.contextmanager
+def _giving(path: str | Path, gid: int) -> Iterator[None]:
+    """Raises SocketError, about the group, when what is done within cannot give the path to it."""
     try:
-        os.chown(path, -1, gid)
+        yield
     except OSError as error:
         raise SocketError(
             f"cannot give {path} to group {gid}: {error.strerror or error}",
@@ -108,9 +112,10 @@ def _bind(path: str, directory: int, gid: int) -> socket.socket:
         finally:
             os.umask(mask)
         if gid >= 0:
-            os.chown(Path(path).name, -1, gid, dir_fd=directory, follow_symlinks=False)
+            with _giving(path, gid):
+                os.chown(Path(path).name, -1, gid, dir_fd=directory, follow_symlinks=False)
         listening.listen(_BACKLOG)
-    except OSError:
+    except BaseException:
         listening.close()
         raise
     return listening

@@ -1,7 +1,9 @@
 """What a user or a full machine does wrong is one line that says what to do: never a traceback, never silence."""
 
 import errno
+import grp
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,13 +142,19 @@ def test_a_collector_of_another_group_is_not_called_absent(tmp_path: Path) -> No
     assert as_nobody(lambda: listens(path)) == "False"  # what a dead one has left
 
 
-def test_a_group_that_is_not_mapped_is_not_the_sockets_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def chown(*_given: object, **_options: object) -> None:
+@pytest.mark.parametrize(("call", "place"), [("chown", "c.sock"), ("fchown", "made/c.sock")])
+def test_a_group_that_is_not_mapped_is_not_the_sockets_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: str
+) -> None:
+    def refused(*_given: object, **_options: object) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(os, "chown", chown)
-    with pytest.raises(SocketError, match=r"cannot give .* to group .*choose a --group"):
-        Listener(str(tmp_path / "c.sock"))
+    monkeypatch.setattr(os, call, refused)
+    given = tmp_path / place if call == "chown" else (tmp_path / place).parent
+    group = grp.getgrgid(os.getegid()).gr_name
+    said = rf"cannot give {re.escape(str(given))} to group {os.getegid()}: Invalid argument.*choose a --group"
+    with pytest.raises(SocketError, match=said):
+        Listener(str(tmp_path / place), group)
 
 
 def test_a_refused_change_of_user_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,12 +73,13 @@ def test_a_killed_server_loses_a_second_at_most(tmp_path: Path, collector: Path,
 
     async def recover() -> None:
         running = asyncio.create_task(library.run())
-        while library.entry(recording_id).state != "finished":
+        while library.shelf.path(recording_id, "spool").exists():  # it goes once its file is there
             await asyncio.sleep(0.02)
         running.cancel()
 
     asyncio.run(asyncio.wait_for(recover(), WAIT_S))
-    assert library.entry(recording_id).name == "killed"
+    entry = library.entry(recording_id)
+    assert (entry.name, entry.state) == ("killed", "finished")
     assert_nothing_missing_but_the_end(library.open(recording_id), killed_ns)
     assert [path.suffix for path in directory.iterdir() if path.name != ".shelf"] == [".parquet"]
 

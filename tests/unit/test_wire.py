@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import exitscope
 from exitscope.aggregate import Aggregate
 from exitscope.replay import open_recording, read_recording
-from exitscope_probes.records import FAULT_DTYPE, HARDWARE_DTYPE
+from exitscope_probes.records import FAULT_DTYPE, HARDWARE_DTYPE, MODES, PRESENCES, RESOLVERS, WAITERS
 from exitscope_probes.wire import (
     HEADER_BYTES,
     MAX_BODY_BYTES,
@@ -28,6 +28,9 @@ from exitscope_probes.wire import (
 )
 
 from .frames import Feeder
+
+CODES = {"mode": MODES, "waiter": WAITERS, "resolver": RESOLVERS, "presence": PRESENCES}
+"""Fields of a record that are numbers of names: the first number that has none is refused."""
 
 
 def decode(data: bytes) -> Message:
@@ -202,8 +205,7 @@ def test_names_are_cleaned_where_they_enter() -> None:
     ("array", "field", "value", "complaint"),
     [
         ("records", "begin_ns", 1 << 63, "begin_ns"), ("records", "finish_ns", (1 << 64) - 1, "finish_ns"),
-        ("records", "mode", 5, "mode 5"), ("records", "resolver", 8, "resolver 8"),
-        ("records", "presence", 9, "presence 9"),
+        *(("records", field, len(names), f"{field} {len(names)}") for field, names in CODES.items()),
     ],
 )  # fmt: skip
 def test_records_out_of_range_are_refused(array: str, field: str, value: int, complaint: str) -> None:
