@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
@@ -30,8 +31,10 @@ _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_SET_BPF, _PERF_EVENT_IOC_ENABLE = 0x40042408, 0x2400
 _NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 
-_LOG_BYTES = 1 << 20
+_LOG_BYTES = 1 << 16
+_LOG_STATS = 4  # BPF_LOG_STATS, include/linux/bpf_verifier.h: why it refuses, without every instruction
 _INSTRUCTION_BYTES = 8
+_SUMMARY = re.compile(r"processed \d+ insns|verification time|stack depth")
 _NOTHING = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 _ANY_FUNCTION = "handle_userfault"
 
@@ -115,12 +118,12 @@ def _load(kind: int, name: str, code: bytes, options: _LoadOptions) -> int:
     """Descriptor of a loaded program. Raises OSError, with the verifier's last line if it was that which refused."""
     log = ctypes.create_string_buffer(_LOG_BYTES)
     options.sz = ctypes.sizeof(_LoadOptions)
-    options.log_size, options.log_buf = len(log), ctypes.cast(log, ctypes.c_void_p)
+    options.log_level, options.log_size, options.log_buf = _LOG_STATS, len(log), ctypes.cast(log, ctypes.c_void_p)
     count = len(code) // _INSTRUCTION_BYTES
     program = int(libbpf().bpf_prog_load(kind, name[:15].encode(), b"GPL", code, count, ctypes.byref(options)))
     if program < 0:
         lines = [line for line in log.value.decode(errors="replace").splitlines() if line.strip()]
-        verifier = lines[-2] if len(lines) > 1 else "".join(lines)
+        verifier = next((line for line in reversed(lines) if not _SUMMARY.match(line)), "")
         raise OSError(-program, f"{os.strerror(-program)} {verifier}".strip())
     return program
 

@@ -299,28 +299,33 @@ static __always_inline struct memory_vms *vms_of_memory(u64 mm) {
     return bpf_map_lookup_elem(MAP(vm_slots_by_mm), &mm);
 }
 
+/* Clang counts as it is written: the verifier of Linux 6.1 sees no end of a loop whose counter (u64, or it forgets it when it is
+ * spilled) was made another. */
+#define KEEP_COUNTER(i) asm volatile("" : "+r"(i))
+
 /* Whether an address lies in a memslot of a VM: interval_tree_iter_first (lib/interval_tree.c) on kvm_memslots.hva_tree,
- * which is there since 5.17; false where it is not. */
+ * which is there since 5.17; false where it is not. Reckoned with the sign of differences, as addresses of users are below
+ * 2^63 and those of the kernel above: with a jump for each comparison Linux 6.1 takes the programs for too complex. What lies
+ * nowhere reads as zeros. */
 static __always_inline bool has_memory_at(u64 kvm, u64 hva) {
     u64 slots = read_u64(kvm + OFF_KVM_MEMSLOTS);
     u64 at = slots && OFF_MEMSLOTS_HVA_TREE ? read_u64(slots + OFF_MEMSLOTS_HVA_TREE) : 0;
-    for (u32 i = 0; i < MEMSLOT_TREE_DEPTH && at; i++) {
+    u64 found = 0;
+    for (u64 i = 0; i < MEMSLOT_TREE_DEPTH; i++) {
+        KEEP_COUNTER(i);
+        if (!at)
+            break;
         u64 node[6] = {}; /* struct interval_tree_node: rb parent, right, left; start, last, last of the subtree */
         u64 left_last = 0;
         bpf_probe_read_kernel(node, sizeof(node), (void *)at);
-        if (node[2])
-            bpf_probe_read_kernel(&left_last, sizeof(left_last), (void *)(node[2] + 5 * sizeof(u64)));
-        if (node[2] && hva <= left_last) {
-            at = node[2];
-            continue;
-        }
-        if (node[3] > hva)
-            return false;
-        if (hva <= node[4])
-            return true;
-        at = node[1];
+        bpf_probe_read_kernel(&left_last, sizeof(left_last), (void *)(node[2] + 5 * sizeof(u64)));
+        u64 leftwards = (node[2] & ~(left_last - hva)) >> 63;
+        u64 before = (hva - node[3]) >> 63;
+        u64 after = (node[4] - hva) >> 63;
+        found |= ~(leftwards | before | after) & 1;
+        at = node[2] * leftwards + node[1] * (after & ~(leftwards | before) & 1);
     }
-    return false;
+    return found;
 }
 
 /* The VM that a page belongs to: the only one of its memory, or the newest whose memslots hold it; 0 and NO_SLOT if none. */
@@ -329,12 +334,15 @@ static __always_inline struct vm_totals *vm_of_page(struct page_key *key, u32 *s
     *slot = NO_SLOT;
     if (!vms)
         return 0;
-    u32 made = vms->made;
+    u64 made = vms->made;
     if (made == 1) {
         *slot = vms->slot[0];
         return vm_totals_of(vms->slot[0]);
     }
-    for (u32 i = 0; i < VMS_PER_MEMORY && i < made; i++) {
+    for (u64 i = 0; i < VMS_PER_MEMORY; i++) {
+        KEEP_COUNTER(i);
+        if (i >= made)
+            break;
         u32 which = vms->slot[at_most((made - 1 - i) % VMS_PER_MEMORY, VMS_PER_MEMORY - 1)];
         struct vm_totals *vm = vm_totals_of(which);
         if (vm && vm->mm == key->mm && vm->kvm && has_memory_at(vm->kvm, key->page)) {
