@@ -2,20 +2,26 @@
 
 It keeps its mmap_lock, backs its command line with a userfaultfd or FUSE, or its monitor's path leads through such a
 file system. A read in uninterruptible sleep cannot be ended: each runs in a thread, and is given up at the deadline.
+Time in which that thread could have run and got no CPU is not the process's doing, and does not count.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
 
 DEADLINE_S: Final = 0.25
 SHORT_DEADLINE_S: Final = 0.05  # of a user who has a read waiting already
+_LONGEST: Final = 8  # deadlines that a read may take altogether on a host without a free CPU
+_LOOKS: Final = 10  # at the thread, in a deadline
 MAX_STUCK: Final = 32  # each is a thread: deploy/exitscope-collector.service says TasksMax
 MAX_STUCK_PER_USER: Final = 16
 _MAX_SPENT_S: Final = 2.0  # by one user's processes at once
 _SPENT_PER_S: Final = 0.1  # in the long run
+
+_NO_CPU: Final = "this host had no CPU time to spare for looking at"
 
 _T = TypeVar("_T")
 
@@ -54,11 +60,49 @@ class _Job:
 class _Worker:
     def __init__(self) -> None:
         self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._work, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def is_runnable(self) -> bool:
+        """Whether it runs, or waits for a CPU and nothing else."""
+        try:
+            stat = Path(f"/proc/self/task/{self._thread.native_id}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b") ")[2].startswith(b"R")
+
+    def cpu_s(self) -> float:
+        """CPU time that it has had. It must not have ended."""
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
 
     def _work(self) -> None:
         while job := self.jobs.get():
             job.run()
+
+
+class _Stuck(NamedTuple):
+    """A read that has not come back, of a process of this real user."""
+
+    uid: int
+    job: _Job
+    why: str
+
+
+def _wait(worker: _Worker, job: _Job, deadline_s: float) -> bool:
+    """Wait until it has finished or the deadline is over; False if the thread had no CPU for too long instead.
+
+    What counts is the CPU time that it had, and when it is seen waiting for something else, the time since last seen.
+    """
+    look_s, counted_s = deadline_s / _LOOKS, 0.0
+    last_s, cpu_s = time.monotonic() + _LONGEST * deadline_s, worker.cpu_s()
+    while counted_s < deadline_s:
+        if job.finished.wait(look_s):
+            return True
+        if time.monotonic() >= last_s:
+            return False
+        before_s, cpu_s = cpu_s, worker.cpu_s()
+        counted_s += cpu_s - before_s if worker.is_runnable() else look_s
+    return True
 
 
 class Reads:
@@ -67,7 +111,7 @@ class Reads:
     def __init__(self, budget: bool = True) -> None:
         self._budget = budget
         self._idle: _Worker | None = None
-        self._stuck: dict[int, tuple[int, _Job]] = {}  # by pid: its real user id, the read that has not come back
+        self._stuck: dict[int, _Stuck] = {}  # by pid
         self._spent: dict[int, tuple[float, float]] = {}  # by user id: seconds of reading, and when that was so
 
     def read(self, pid: int, uid: int, function: Callable[[], _T]) -> _T:
@@ -84,12 +128,14 @@ class Reads:
             raise Unreadable("no thread is to be had for looking at it") from None
         job, started_s = _Job(function), time.monotonic()
         worker.jobs.put(job)
-        finished = job.finished.wait(deadline_s) or not job.abandon()
+        held_up = _wait(worker, job, deadline_s)
+        finished = job.finished.is_set() or not job.abandon()
         self._note(uid, time.monotonic() - started_s)
         if not finished:
             worker.jobs.put(None)
-            self._stuck[pid] = uid, job
-            raise Unreadable(f"process {pid} lets whoever looks at it wait")
+            why = f"process {pid} lets whoever looks at it wait" if held_up else f"{_NO_CPU} process {pid}"
+            self._stuck[pid] = _Stuck(uid, job, why)
+            raise Unreadable(why)
         self._idle = worker
         if job.error:
             raise job.error
@@ -98,10 +144,10 @@ class Reads:
 
     def _deadline_s(self, pid: int, uid: int) -> float:
         """How long a read may take. Raises Unreadable."""
-        self._stuck = {pid: (uid, job) for pid, (uid, job) in self._stuck.items() if not job.finished.is_set()}
+        self._stuck = {pid: one for pid, one in self._stuck.items() if not one.job.finished.is_set()}
         if pid in self._stuck:
-            raise Unreadable(f"process {pid} lets whoever looks at it wait")
-        stuck = sum(owner == uid for owner, _ in self._stuck.values())
+            raise Unreadable(self._stuck[pid].why)
+        stuck = sum(one.uid == uid for one in self._stuck.values())
         if stuck >= MAX_STUCK_PER_USER or len(self._stuck) >= MAX_STUCK:
             raise Unreadable(f"{stuck} processes of user {uid} let whoever looks at them wait")
         if self._budget and self._spent_s(uid) >= _MAX_SPENT_S:

@@ -1,6 +1,9 @@
 """Reads that may never come back: files of the right kind, no kernel tricks."""
 
+import hashlib
+import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exitscope_probes.reads import MAX_STUCK_PER_USER, Reads, Unreadable
+from exitscope_probes.reads import DEADLINE_S, MAX_STUCK_PER_USER, Reads, Unreadable
 
 
 class Fifo:
@@ -58,6 +61,57 @@ def test_a_read_that_waits_is_given_up_and_the_process_is_read_again_later(fifos
             return
         except Unreadable:
             assert time.monotonic() < deadline
+
+
+def _burn() -> None:
+    while True:
+        pass
+
+
+def _works_on(cpu: int, rounds: int) -> int:
+    """Computes for some milliseconds without the GIL, on a CPU where everything else goes first."""
+    os.sched_setaffinity(0, {cpu})  # of this thread
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+    return rounds
+
+
+def test_a_host_without_a_free_cpu_is_no_process_that_lets_us_wait() -> None:
+    cpu = max(os.sched_getaffinity(0))
+    busy = multiprocessing.get_context("fork").Process(target=_burn, daemon=True)
+    rounds, took_s = 1000, 0.0
+    while took_s < 0.01:  # of CPU: far less than the deadline
+        rounds, before_s = 2 * rounds, time.thread_time()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", rounds)
+        took_s = time.thread_time() - before_s
+    busy.start()
+    os.sched_setaffinity(busy.pid or 0, {cpu})
+    try:
+        took_s = 0.0
+        while took_s < DEADLINE_S:  # until it had to wait for the CPU
+            before_s = time.monotonic()
+            try:
+                assert Reads().read(1, 1000, partial(_works_on, cpu, rounds)) == rounds
+            except Unreadable as why:  # hardly any CPU at all: then it is said so
+                assert str(why) == "this host had no CPU time to spare for looking at process 1"
+            took_s = time.monotonic() - before_s
+    finally:
+        busy.kill()
+        busy.join()
+
+
+def test_a_process_that_keeps_us_computing_lets_us_wait() -> None:
+    ended = threading.Event()
+
+    def computes() -> None:
+        while not ended.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10_000)
+
+    try:
+        with pytest.raises(Unreadable, match=r"process 1 lets whoever looks at it wait|no CPU time"):
+            Reads().read(1, 1000, computes)
+    finally:
+        ended.set()
 
 
 def test_one_user_cannot_take_all_threads(fifos: list[Fifo]) -> None:
