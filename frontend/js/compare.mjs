@@ -4,7 +4,7 @@ import { address, get, lineOf } from './api.mjs';
 import { ecdfChart, factor, figuresOf, ratioChart, stagesChart, vcpusChart } from './charts/compare.mjs';
 import { startThemeButton } from './controls.mjs';
 import { byId, make, setText } from './dom.mjs';
-import { count, duration, moment, position, rate, share } from './format.mjs';
+import { count, duration, moment, position, rate, share, vcpuCount } from './format.mjs';
 import { Painter } from './painter.mjs';
 import { summaryUrl } from './recorder.mjs';
 import { startTheme } from './theme.mjs';
@@ -109,7 +109,7 @@ function showRun(side, run) {
   setText(name, run.name || run.id);
   name.title = run.name || run.id;
   name.setAttribute('href', summaryUrl(run.id));
-  setText(byId(`${side}-what`), `${modeOf(run)} · ${count(run.vcpus)} ${run.vcpus === 1 ? 'vCPU' : 'vCPUs'}`);
+  setText(byId(`${side}-what`), `${modeOf(run)} · ${vcpuCount(run.vcpus)}`);
   setText(byId(`${side}-when`), `${moment(run.started_wall_ms)}, for ${position(run.duration_ns)}`);
   setText(byId(`${side}-size`), `${count(run.faults)} faults in ${duration(run.active_ns)} of activity`);
 }

@@ -1,7 +1,7 @@
 // @ts-check
 /** What a recording says of itself: what it holds, what is missing, and the conditions it was made under. */
 import { byId, make } from './dom.mjs';
-import { bytes, count, duration, moment, position } from './format.mjs';
+import { bytes, count, duration, moment, position, vcpuCount } from './format.mjs';
 
 /** @param {Record<string, any>} meta GET /api/v1/recordings/{id} @returns {[string, string][]} */
 export function conditionsOf(meta) {
@@ -37,7 +37,7 @@ function loadOf(meta) {
 function vmConditions(vm, several) {
   const handlers = (vm.handlers ?? []).length;
   const facts = [
-    vm.vmm, vm.pid && `pid ${vm.pid}`, Array.isArray(vm.vcpus) && `${count(vm.vcpus.length)} ${vm.vcpus.length === 1 ? 'vCPU' : 'vCPUs'}`, handlers && `${count(handlers)} ${handlers === 1 ? 'handler thread' : 'handler threads'}`,
+    vm.vmm, vm.pid && `pid ${vm.pid}`, Array.isArray(vm.vcpus) && vcpuCount(vm.vcpus.length), handlers && `${count(handlers)} ${handlers === 1 ? 'handler thread' : 'handler threads'}`,
     vm.backing, vm.memory_bytes && bytes(vm.memory_bytes), vm.async_faults && 'async page faults',
   ].filter(Boolean).join(' · ');
   /** @type {[string, string][]} */

@@ -62,6 +62,11 @@ export function count(value) {
   return known(value) ? WHOLE.format(value) : NONE;
 }
 
+/** "1 vCPU", "12 vCPUs". @param {number|null|undefined} value */
+export function vcpuCount(value) {
+  return `${count(value)} ${value === 1 ? 'vCPU' : 'vCPUs'}`;
+}
+
 /** A short number: 7, 0.42, 812, 12.3k, 4.50M. @param {number|null|undefined} value */
 export function compact(value) {
   if (!known(value)) return NONE;

@@ -2,7 +2,7 @@
 /** Pictures of one migration: over seconds since its begin, and what they come down to. */
 import { colourBar, layoutOf, valueAxis } from './charts/axes.mjs';
 import { stallColours } from './charts/stall.mjs';
-import { binary, bytes, compact, count, duration, plain, scale, share } from './format.mjs';
+import { binary, bytes, compact, count, duration, plain, scale, share, vcpuCount } from './format.mjs';
 import { phaseColour } from './phases.mjs';
 
 /**
@@ -96,7 +96,7 @@ export function stillChart() {
         { type: 'scatter', mode: 'lines', name: 'average', x, y: steps(brownout.mean_over_time), fill: 'tozeroy', line: { shape: 'hv', color: palette.stalled, width: 2 }, hovertemplate: '%{y:.2f} on average<extra></extra>' },
       ],
       layout: { ...layoutOf(palette), margin: { ...MARGIN, t: 6, b: 26 }, xaxis: timeAxis(report, palette, widthPx), yaxis: valueAxis(palette, whole(brownout.peak), { range: [0, brownout.peak * 1.06] }) },
-      summary: `On average ${brownout.mean.toFixed(2)} of ${brownout.vcpus} vCPUs stood still, ${brownout.peak} at most.`,
+      summary: `On average ${brownout.mean.toFixed(2)} of ${vcpuCount(brownout.vcpus)} stood still, ${brownout.peak} at most.`,
     };
   };
 }
@@ -114,7 +114,7 @@ export function eachChart() {
         text: brownout.stall_over_time.map((/** @type {number[]} */ row, /** @type {number} */ index) => row.map((part) => `${names[index]}: ${share(part)}`)), hovertemplate: '%{text}<br>%{x:.3f} s<extra></extra>',
       }],
       layout: { ...layoutOf(palette), hovermode: 'closest', margin: { ...MARGIN, t: 6, b: 26 }, xaxis: timeAxis(report, palette, widthPx), yaxis: valueAxis(palette, labels(names), { range: [names.length - 0.5, -0.5], showgrid: false, fixedrange: names.length <= 40 }) },
-      summary: `Share of time that each of ${names.length} vCPUs stood still, over time.`,
+      summary: `Share of time that each of ${vcpuCount(names.length)} stood still, over time.`,
     };
   };
 }
@@ -226,7 +226,7 @@ export function onceChart() {
       }],
       layout: {
         ...layoutOf(palette), hovermode: 'closest', dragmode: false, bargap: 0.15, margin: { l: 52, r: 12, t: 8, b: 44 },
-        xaxis: { ...valueAxis(palette, whole(brownout.peak), { range: [-0.6, brownout.peak + 0.6], showgrid: false }), title: { text: `of ${brownout.vcpus} vCPUs stand still`, font: { size: 12, color: palette.muted }, standoff: 6 } },
+        xaxis: { ...valueAxis(palette, whole(brownout.peak), { range: [-0.6, brownout.peak + 0.6], showgrid: false }), title: { text: `vCPUs standing still, of ${brownout.vcpus}`, font: { size: 12, color: palette.muted }, standoff: 6 } },
         yaxis: valueAxis(palette, ticks, { range: [0, ticks.high] }),
       },
       summary: shares.map((/** @type {number} */ part, /** @type {number} */ at) => (part > 0.005 ? `${at} at once ${share(part)}` : '')).filter(Boolean).join(', '),

@@ -1,7 +1,7 @@
 // @ts-check
 /** The badge in the header, the line under it, and the page in place of charts when there is nothing to chart. */
 import { byId, make, setAttribute, setText } from './dom.mjs';
-import { age } from './format.mjs';
+import { age, vcpuCount } from './format.mjs';
 import { gapOf, shownVm } from './gaps.mjs';
 
 /**
@@ -54,7 +54,7 @@ function about(state, all) {
   const gap = gapOf(vm);
   if (gap) return `${vm.name} is ${gap.state}. ${gap.why}`;
   const gone = vm.state === 'gone' ? 'This VM has ended; its last totals stay for ten minutes. ' : '';
-  return `${gone}${vm.name} · ${[vm.vmm, `pid ${vm.pid}`, `${vm.vcpus} ${vm.vcpus === 1 ? 'vCPU' : 'vCPUs'}`].filter(Boolean).join(' · ')}${host ? ` · on ${host}` : ''}`;
+  return `${gone}${vm.name} · ${[vm.vmm, `pid ${vm.pid}`, vcpuCount(vm.vcpus)].filter(Boolean).join(' · ')}${host ? ` · on ${host}` : ''}`;
 }
 
 /** @type {Record<string, {title: string, text: string, commands: [string, string][]}>} */

@@ -2,7 +2,7 @@
 /** The strip of a migration: what kind, how it is known, its phases, how far it is, and where its report is. */
 import { get } from './api.mjs';
 import { byId, make, setAttribute, setText } from './dom.mjs';
-import { age, bytes, compact, count, duration, durations, share } from './format.mjs';
+import { age, bytes, compact, count, duration, durations, share, vcpuCount } from './format.mjs';
 import { blocktimeNs, isActive, kindWords, notFollowed, phaseColour, phasesOf, shownMigrations, stalledShare, stallNs } from './phases.mjs';
 
 /** @typedef {import('./phases.mjs').Migration} Migration */
@@ -42,7 +42,7 @@ export function factsOf(migration, nowNs) {
   if (woken > 0) facts.push({ name: 'by WAKE', value: compact(woken), title: `${count(woken)} faults answered by UFFDIO_WAKE alone: their pages were placed otherwise, such as by a write into shared memory` });
   if (migration.stall?.length && (migration.role !== 'source' || stallNs(migration) > 0)) {
     const stalled = stalledShare(migration, nowNs);
-    facts.push({ name: 'stalled', value: `${share(stalled)}`, title: `exitscope: the ${migration.stall.length} vCPUs stood still for ${duration(stallNs(migration))} together, ${share(stalled)} of their time since pages were first missing` });
+    facts.push({ name: 'stalled', value: `${share(stalled)}`, title: `exitscope: ${vcpuCount(migration.stall.length)} stood still for ${duration(stallNs(migration))} together, ${share(stalled)} of their time since pages were first missing` });
     const blocked = blocktimeNs(migration);
     facts.push(blocked === null
       ? { name: 'vCPUs blocked', value: duration(stallNs(migration)), title: 'Time in faults of all vCPUs together, as exitscope measured it. QEMU keeps no account of its own here (postcopy-blocktime is off).' }

@@ -1,7 +1,7 @@
 // @ts-check
 /** The table of vCPUs. */
 import { byId, make, setText } from './dom.mjs';
-import { compact, count, duration, rate, share } from './format.mjs';
+import { compact, count, duration, rate, share, vcpuCount } from './format.mjs';
 import { uncountedVms } from './gaps.mjs';
 import { openFaults } from './open.mjs';
 import { Table, textColumn } from './table.mjs';
@@ -54,7 +54,7 @@ export class VcpuTable {
     const vcpus = uncounted.size ? (frame.vcpus ?? []).map((/** @type {any} */ row) => (uncounted.has(row.vm) ? { ...row, uncounted: true } : row)) : frame.vcpus ?? [];
     this.place = new Map(vcpus.map((/** @type {any} */ row, /** @type {number} */ index) => [keyOf(row), index]));
     const open = frame.at_rest ? '' : `, ${count(openFaults(frame).length)} in a fault now`;
-    setText(byId('vcpu-count'), `${count(vcpus.length)} ${vcpus.length === 1 ? 'vCPU' : 'vCPUs'}${open}`);
+    setText(byId('vcpu-count'), `${vcpuCount(vcpus.length)}${open}`);
     this.table.show(vcpus);
   }
 }

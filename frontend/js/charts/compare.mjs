@@ -1,6 +1,6 @@
 // @ts-check
 /** Pictures of two recordings: ratios, distributions, stages, vCPUs. A and B keep their colours everywhere. */
-import { decades, duration, plain, scale, share } from '../format.mjs';
+import { decades, duration, plain, scale, share, vcpuCount } from '../format.mjs';
 import { layoutOf, valueAxis } from './axes.mjs';
 
 /**
@@ -114,7 +114,7 @@ export function vcpusChart(which) {
         shapes: [{ type: 'line', layer: 'below', x0: 10 ** range[0], y0: 10 ** range[0], x1: 10 ** range[1], y1: 10 ** range[1], line: { color: palette.muted, width: 1, dash: '3px,3px' } }],
         annotations: [['B slower', 0.02, 0.98, 'left', 'top'], ['A slower', 0.98, 0.03, 'right', 'bottom']].map(([text, x, y, xanchor, yanchor]) => ({ text, x, y, xanchor, yanchor, xref: 'paper', yref: 'paper', showarrow: false, font: { size: 11, color: palette.muted } })),
       },
-      summary: `${name} of ${pairs.length} vCPUs in both runs; ${pairs.filter((/** @type {any} */ row) => row.b[name] < row.a[name]).length} are faster in B.`,
+      summary: `${name} of ${vcpuCount(pairs.length)} in both runs; ${pairs.filter((/** @type {any} */ row) => row.b[name] < row.a[name]).length} are faster in B.`,
     };
   };
 }

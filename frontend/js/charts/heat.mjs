@@ -1,6 +1,6 @@
 // @ts-check
 /** Time × vCPU: the p99 latency of every second, or the age of a fault that is open longer, on a logarithmic colour scale. */
-import { decades, duration, plain } from '../format.mjs';
+import { decades, duration, plain, vcpuCount } from '../format.mjs';
 import { uncountedVms } from '../gaps.mjs';
 import { Calm, cellClock, colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 
@@ -88,8 +88,8 @@ function summary(rows, vcpus) {
     if (ns > longest) [worst, longest] = [index, ns];
   });
   return worst < 0
-    ? `Latency per vCPU over time, ${rows.length} vCPUs; no fault in the last second.`
-    : `Latency per vCPU over time, ${rows.length} vCPUs. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, ${duration(longest)}.`;
+    ? `Latency per vCPU over time, ${vcpuCount(rows.length)}; no fault in the last second.`
+    : `Latency per vCPU over time, ${vcpuCount(rows.length)}. Slowest in the last second: vCPU ${vcpus[worst].vcpu}, ${duration(longest)}.`;
 }
 
 /** @typedef {{vm: string, vm_name: string, vcpu: number, uncounted: boolean}} Row */

@@ -1,6 +1,6 @@
 // @ts-check
 /** Time × vCPU: the share of every column of time that a vCPU stood still in faults. */
-import { plain, share } from '../format.mjs';
+import { plain, share, vcpuCount } from '../format.mjs';
 import { colourBar, columnMargin, layoutOf, phaseMarks, timeAxis, times } from './axes.mjs';
 import { rowTicks, TILED_ROWS, vcpusOf } from './heat.mjs';
 
@@ -39,7 +39,7 @@ export function stallChart() {
         yaxis: { ticklabeloverflow: 'allow', range: [-0.5, Math.max(rows.length, 1) - 0.5], showgrid: false, zeroline: false, fixedrange: rows.length <= TILED_ROWS, ticklabelstandoff: 6, ...rowTicks(vcpus, several), ticks: '' },
       },
       note: found ? undefined : 'No vCPU stood still in this time',
-      summary: `Share of time in faults per vCPU over time, ${rows.length} vCPUs.`,
+      summary: `Share of time in faults per vCPU over time, ${vcpuCount(rows.length)}.`,
     };
   };
 }
