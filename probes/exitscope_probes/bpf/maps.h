@@ -18,6 +18,10 @@
 #define OPEN_KICKED 4  /* KVM_RUN was left in the middle of a guest fault, which goes on when the guest asks again */
 #define OPEN_WAITS (OPEN_GUEST | OPEN_OUTSIDE)
 
+/* wait.found */
+#define FOUND 1
+#define FOUND_AGAIN 2 /* it was kicked out of its wait and has asked again, which no handler has read yet */
+
 /* A wait for a page, as those see it who serve it: one cache line, as each line that CPUs share costs. */
 struct wait {
     u8 open;     /* OPEN_*, 0: none */
@@ -29,7 +33,7 @@ struct wait {
     u8 pended;   /* its event is in pendings as well: only the page may tell whose fill it was */
     u8 access;   /* ACCESS_* */
     u8 presence; /* PRESENCE_* */
-    u8 found;    /* whoever fills its page will find it: it sleeps, or is in `waiting` */
+    u8 found;    /* FOUND: whoever fills its page will find it, as it sleeps, or is in `waiting` */
     u64 read_ns;
     u64 fill_begin_ns;
     u64 fill_end_ns;

@@ -47,6 +47,8 @@ static __always_inline bool note_named_read(u32 tid, u64 mm, u64 page, u64 flags
     if (!wait->access)
         wait->access = access_of_event(flags);
     wait->seen |= SEEN_READ | SEEN_NAMED;
+    if (wait->found)
+        wait->found = FOUND;
     struct page_key key = {.mm = waiter->mm, .page = page};
     list_waiting(waiter, &key);
     if (!wait->found && !wait->pended) {
@@ -96,7 +98,9 @@ static __always_inline u32 waiter_of(struct page_key *key) {
     if (!entry || entry->page != (key->page ^ key->mm))
         return 0;
     struct thread *waiter = thread_of(entry->tid);
-    return waiter && waiter->wait.found && !(waiter->wait.seen & SEEN_READ) ? entry->tid : 0;
+    if (!waiter || !waiter->wait.found)
+        return 0;
+    return waiter->wait.found == FOUND_AGAIN || !(waiter->wait.seen & SEEN_READ) ? entry->tid : 0;
 }
 
 /* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. */

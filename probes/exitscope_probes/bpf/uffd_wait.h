@@ -112,7 +112,10 @@ static __always_inline void enter_wait(u64 fault, u64 reason, bool typed) {
         return;
     if (!wait->sleep_ns)
         wait->sleep_ns = bpf_ktime_get_ns();
-    wait->found = list_waiting(thread, &key); /* else its event is kept in pendings */
+    if (!list_waiting(thread, &key))
+        wait->found = 0; /* its event is kept in pendings */
+    else
+        wait->found = thread->kicks ? FOUND_AGAIN : FOUND;
 }
 
 /* A vCPU whose event has not named it, or that no handler has read about; or another thread. An interrupt inside the

@@ -103,7 +103,10 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
     if (thread->has_previous)
         rejoin_previous(thread);
     u64 now = bpf_ktime_get_ns();
-    if (result == -ERRNO_EINTR && left_in_fault(wait, now)) {
+    /* Before Linux 6.2 KVM returns -EFAULT, too, to a thread that is killed while it waits. */
+    bool killed = result == -ERRNO_EFAULT && wait->open == OPEN_GUEST && wait->seen & SEEN_UNFILLED &&
+                  !(wait->seen & SEEN_FILL) && !wait->woken;
+    if (killed || (result == -ERRNO_EINTR && left_in_fault(wait, now))) {
         /* Kicked out of its wait, or before it slept, or as its page came: the fault goes on when it is entered again. */
         wait->open = OPEN_KICKED;
         wait->found = 0;
