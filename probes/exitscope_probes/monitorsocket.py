@@ -150,5 +150,5 @@ def _why(error: OSError, place: Place) -> Closed:
     if error.errno == errno.EAGAIN:
         return Closed("busy", f"other clients wait to be served on {place.shown}", place)
     if error.errno in _DENIED:
-        return Closed("refused", f"{reason}: neither its user nor the collector's may connect to it so", place)
+        return Closed("refused", f"{reason}: neither the VM's user nor the collector's may connect to it", place)
     return Closed("absent", reason, place)

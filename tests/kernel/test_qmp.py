@@ -144,7 +144,8 @@ import json, selectors, sys, time
 from exitscope_probes.migration import Follower
 from exitscope_probes.monitorcheck import survey
 from exitscope_probes.procfs import Proc
-while "nobody" in ((found := dict(survey(Proc())))["few"] or ""):
+name = f"few (pid {sys.argv[1]})"
+while "nobody" in ((found := dict(survey(Proc())))[name] or ""):
     time.sleep(0.01)
 selector, said = selectors.DefaultSelector(), []
 follower = Follower(selector, lambda message: said.append(message.meta))
@@ -153,7 +154,7 @@ while not said:
     follower.run()
     for key, mask in selector.select(0.01):
         key.data(mask)
-print(json.dumps([said[0], found]))
+print(json.dumps([said[0], found[name]]))
 """
 
 
@@ -167,12 +168,12 @@ def test_a_collector_with_few_privileges_says_what_it_lacks(tmp_path: Path, who:
         program = [*user, sys.executable, "-c", PROGRAM, str(pid)]
         environment = os.environ | {"PYTHONPATH": str(Path(exitscope_probes.__file__).parents[1])}
         output = subprocess.run(program, env=environment, check=True, capture_output=True, timeout=TIMEOUT_S).stdout
-        meta, survey = json.loads(output)
+        meta, obstacle = json.loads(output)
     if who == "more":
-        assert meta["follow"] == "followed" and survey["few"] is None
+        assert meta["follow"] == "followed" and obstacle is None
     else:
-        assert meta["follow"] == "refused" and "may not connect" in meta["reason"]
-        assert "may not be written to" in survey["few"]
+        assert meta["follow"] == "refused" and "may connect to it" in meta["reason"]
+        assert "may not be written to" in obstacle
 
 
 def test_managers_that_come_and_go_are_served_while_it_is_watched(watcher: Watcher, tmp_path: Path) -> None:

@@ -80,7 +80,12 @@ SKIP = "SKIPPED [3] tests/conftest.py:30: absent capability: "
 
 
 @pytest.mark.parametrize(
-    "log", ["...\n3 passed in 1.00s", f"{SKIP}UFFDIO_MOVE (no)\n3 passed, 3 skipped in 61s (0:01:01)"]
+    "log",
+    [
+        "...\n3 passed in 1.00s",
+        "3 passed, 5 deselected, 1 rerun in 1.00s",
+        f"{SKIP}UFFDIO_MOVE (no)\n3 passed, 3 skipped in 61s (0:01:01)",
+    ],
 )
 def test_a_run_that_passed(log: str) -> None:
     assert objection(log) is None

@@ -1,5 +1,6 @@
 """What runs in the VMs: the kernel tests, with each strategy, under nested and under shadow paging."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,8 @@ _PYTEST: Final = (
     *("env", _PATIENCE, "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", ".venv/bin/python", "-m", "pytest", "-p", "pytest_timeout"),
     *("-p", "tests.vm.inside_plugin"),
     *("-p", "no:cacheprovider", "-q", "--tb=short", "-o", "timeout=0"),
+    # As on the host CI tries once more what fails, in sight: the last line, which the summary repeats, counts it.
+    *(("-p", "pytest_rerunfailures", "--reruns", "1") if os.environ.get("CI") else ()),
 )
 _SHADOW: Final = "rmmod kvm_amd && insmod /run/modules/kvm_amd.ko npt=0 || exit\n"
 

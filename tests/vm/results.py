@@ -5,7 +5,7 @@ from typing import Final
 
 # What only newer kernels have; all else that the tests ask for must be there.
 _MAY_LACK: Final = ("UFFDIO_MOVE", "UFFDIO_POISON", "KVM_EXIT_MEMORY_FAULT")
-_PASSED = re.compile(r"[1-9]\d* passed(, \d+ (skipped|deselected))* in .*")
+_PASSED = re.compile(r"[1-9]\d* passed(, \d+ (skipped|deselected|rerun))* in .*")
 _SKIPPED = re.compile(r"^SKIPPED .*?absent capability: (.*)$", re.MULTILINE)
 
 
