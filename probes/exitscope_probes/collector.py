@@ -42,7 +42,6 @@ _RETIRE_NS: Final = 5_000_000_000  # a gone VM's slots wait this long for a clie
 _NAMING_NS: Final = 50_000_000  # totals of a new VM wait so long for its name, and no longer
 _UNBORN_NS: Final = 1_000_000_000  # a VM without a vCPU that ends sooner was a VMM's test of KVM
 _STALE_S: Final = 5.0
-_HANDLER_SAMPLE: Final = 256
 
 _log = logging.getLogger(__name__)
 
@@ -186,8 +185,7 @@ class Collector:
                 self._ring.skip_bad()
                 continue
             if len(records):
-                sample = records[-_HANDLER_SAMPLE:]
-                self._observer.note(sample)
+                self._observer.note(records)
                 self._publisher.publish_faults(records)
                 self._record([Message(Kind.FAULTS, time.monotonic_ns(), {"dropped": 0}, {"records": records})])
             if len(records) < BATCH_RECORDS:

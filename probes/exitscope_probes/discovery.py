@@ -1,6 +1,6 @@
 """Who each VM is: from the numbers in the kernel's rows to processes, names, threads and userfaultfds."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ class Rows:
 
     vms: list[tuple[int, int]]
     vcpus: list[tuple[int, int, int, int, int, int]]
-    ended: frozenset[int] = frozenset()
+    ended: Collection[int] = ()
 
     @classmethod
     def of(cls, totals: Totals) -> "Rows":
@@ -105,7 +105,7 @@ class Discovery:
         self._reads = reads or Reads()
         self._ids = ids or {}
         self._vms: dict[int, _Vm] = {}
-        self._ended: frozenset[int] = frozenset()
+        self._ended: Collection[int] = ()
 
     def note_handlers(self, served: Iterable[tuple[int, int]]) -> None:
         """Remember which threads resolved faults, from a few records: (VM number, thread id), the newest last."""
@@ -129,19 +129,19 @@ class Discovery:
                     vm.looked_ns = vm.scanned_ns = None
                     self._look_at(vm, [], 0)
 
-    def describe(self, rows: Rows, now_ns: int) -> list[dict[str, Any]]:
-        """Every VM of the rows, as wire.Kind.VMS wants it; state "gone" once it has ended."""
-        vcpus_of: dict[int, list[_Vcpu]] = {}
-        pid_of = dict(rows.vms)
-        for slot, vm, pid, vcpu, tid, exited in rows.vcpus:
-            pid_of.setdefault(vm, pid)
-            if vcpu != VCPU_OTHER:
-                vcpus_of.setdefault(vm, []).append((vcpu, slot, tid, bool(exited)))
-        first_tid = {number: min((row[2] for row in rows), default=0) for number, rows in vcpus_of.items()}
+    def meet(self, rows: Rows) -> None:
+        """Know every VM of the rows, without a look at its process yet."""
+        pid_of, vcpus_of = _gathered(rows)
+        first_tid = {number: min((tid for _, _, tid, _ in vcpus), default=0) for number, vcpus in vcpus_of.items()}
         # By thread id, not by number: a restarted collector numbers the VMs of one process alike.
         for number in sorted(pid_of.keys() - self._vms.keys(), key=lambda n: (first_tid.get(n, 0), n)):
             self._vms[number] = self._meet(number, pid_of[number])
+
+    def describe(self, rows: Rows, now_ns: int) -> list[dict[str, Any]]:
+        """Every VM of the rows, as wire.Kind.VMS wants it; state "gone" once it has ended."""
+        self.meet(rows)
         self._ended = rows.ended
+        pid_of, vcpus_of = _gathered(rows)
         return [self._entry(self._vms[n], sorted(vcpus_of.get(n, [])), now_ns) for n in sorted(pid_of)]
 
     def forget(self, number: int) -> None:
@@ -296,6 +296,16 @@ class Discovery:
         pids = {found[0] for found in handlers.values() if found} - {vm.pid}
         others = [other.handlers for other in list(self._vms.values()) if other is not vm]
         return sorted(pids - {self._proc.process_of(tid) for tids in others for tid in list(tids)})
+
+
+def _gathered(rows: Rows) -> tuple[dict[int, int], dict[int, list[_Vcpu]]]:
+    """VM number -> its process, and -> its vCPUs."""
+    pid_of, vcpus_of = dict(rows.vms), dict[int, list[_Vcpu]]()
+    for slot, vm, pid, vcpu, tid, exited in rows.vcpus:
+        pid_of.setdefault(vm, pid)
+        if vcpu != VCPU_OTHER:
+            vcpus_of.setdefault(vm, []).append((vcpu, slot, tid, bool(exited)))
+    return pid_of, vcpus_of
 
 
 def _joined(features: list[list[str] | None]) -> list[str] | None:

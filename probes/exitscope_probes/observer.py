@@ -14,15 +14,14 @@ from typing import Any, Final, Protocol
 
 from . import observing
 from .channel import Channel
-from .discovery import MAX_ADDRESSES, Rows
+from .discovery import Rows
+from .notes import Notes
 from .only import ALL, Only
-from .records import ADDRESS_UNKNOWN
 
 ANSWER_NS: Final = 15_000_000_000
 """An observer that does not answer for so long is started again; reads.py bounds what one user's processes take."""
 _RESTART_NS: Final = 1_000_000_000
 _MAX_LEFT: Final = 8  # observers that were killed and do not end: reads in uninterruptible sleep
-_MAX_NOTES: Final = 64
 _PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 
 _log = logging.getLogger(__name__)
@@ -63,8 +62,7 @@ class Observer:
         self._asked_ns: int | None = None
         self._ids: dict[int, str] = {}
         self._forgotten: set[int] = set()
-        self._handlers: dict[tuple[int, int], bool] = {}  # (VM, thread) that has served -> told
-        self._addresses: dict[int, int] = {}  # VM -> how many were told
+        self._notes = Notes()
         self._start()
 
     @property
@@ -77,36 +75,23 @@ class Observer:
         if self._channel is None or self._asked_ns is not None or self._channel.unsent:
             return False
         now_ns = self._asked_ns = time.monotonic_ns()
-        handlers = list(self._handlers)
-        self._handlers.clear()
-        rows_of = {"vms": rows.vms, "vcpus": rows.vcpus}
-        self._send({"rows": rows_of, "now_ns": now_ns, "handlers": handlers, "forgotten": list(self._forgotten)})
+        rows_of = {"vms": rows.vms, "vcpus": rows.vcpus, "ended": sorted(rows.ended)}
+        told = {"handlers": self._notes.handlers(), "forgotten": list(self._forgotten)}
+        self._send({"rows": rows_of, "now_ns": now_ns, **told})
         self._forgotten.clear()
         return True
 
     def note(self, records: Any) -> None:
-        """Look at a few records FAULT_DTYPE (n,): who served them, and where guest memory lies."""
-        pairs = zip(records["vm"].tolist(), records["handler_tid"].tolist(), strict=True)
-        for pair in list(pairs)[-_MAX_NOTES:]:
-            if pair[1]:
-                self._handlers.pop(pair, None)
-                self._handlers[pair] = True
-        while len(self._handlers) > _MAX_NOTES:
-            del self._handlers[next(iter(self._handlers))]
-        asked = zip(records["vm"][-MAX_ADDRESSES:].tolist(), records["hva"][-MAX_ADDRESSES:].tolist(), strict=True)
-        addresses = [(vm, hva) for vm, hva in asked if vm in self._ids and hva != ADDRESS_UNKNOWN]
-        new = [one for one in addresses if self._addresses.get(one[0], 0) < MAX_ADDRESSES]
-        if new and self._channel and not self._channel.unsent:
-            for vm, _ in new:
-                self._addresses[vm] = self._addresses.get(vm, 0) + 1
-            self._send({"addresses": new})
+        """Take from records FAULT_DTYPE (n,) who served them, and where guest memory lies."""
+        self._notes.see(records)
+        self._tell_addresses()
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These VMs are gone and their slots are free."""
         for number in numbers:
             self._forgotten.add(number)
             self._ids.pop(number, None)
-            self._addresses.pop(number, None)
+            self._notes.forget(number)
 
     def check(self) -> None:
         """Start it again if it has ended or hangs."""
@@ -132,7 +117,7 @@ class Observer:
             _log.warning("cannot look at the VMs' processes: %s", error.strerror)
             return
         settings = {"given": self._qmp, "follow": self._follow, "ids": dict(self._ids), "seed": self._seed}
-        self._addresses.clear()
+        self._notes.tell_again()
         try:
             self._pid = _fork(theirs, lambda: observing.serve(Channel(theirs), **settings))
         except OSError as error:  # no process or memory to be had now
@@ -144,6 +129,11 @@ class Observer:
         self._channel = Channel(ours)
         self._selector.register(self._channel, selectors.EVENT_READ, self._receive)
         self._seed = None
+
+    def _tell_addresses(self) -> None:
+        """At once, not with the next question: the VM may live for a moment only."""
+        if self._channel and not self._channel.unsent and (addresses := self._notes.addresses(self._ids)):
+            self._send({"addresses": addresses})
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._channel
@@ -175,6 +165,7 @@ class Observer:
             if "vms" in message:
                 self._asked_ns = None
                 self._ids = {vm["vm"]: vm["id"] for vm in message["vms"]}
+                self._tell_addresses()
                 self._listener.found_vms(message["vms"])
             elif "migration" in message:
                 self._listener.found_migration(message["migration"], message["time_ns"])

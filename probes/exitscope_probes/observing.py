@@ -21,8 +21,8 @@ _SEED_S: Final = 0.05
 class Watcher:
     """Serves one channel until its other end is gone. The arguments are those of migration.Follower and Discovery.
 
-    Takes {"rows": {"vms", "vcpus"}, "now_ns", "handlers", "addresses", "forgotten"}, and answers with {"vms"}; says
-    {"migration": meta} and {"seed": [thread id, vCPU's descriptor]} by itself. All but rows may be absent.
+    Takes {"rows": {"vms", "vcpus", "ended"}, "now_ns", "handlers", "addresses", "forgotten"}, and answers with {"vms"};
+    says {"migration": meta} and {"seed": [thread id, vCPU's descriptor]} by itself. All but rows may be absent.
     seed: whose threads are looked for, None if they have been.
     """
 
@@ -58,9 +58,11 @@ class Watcher:
         for message in self._channel.receive():
             for number in message.get("forgotten", ()):
                 self._discovery.forget(number)
-            self._discovery.note_handlers(message.get("handlers", ()))
-            if rows := message.get("rows"):
-                vms = self._discovery.describe(Rows(**rows), message["now_ns"])
+            if rows_of := message.get("rows"):
+                rows = Rows(**rows_of)
+                self._discovery.meet(rows)  # first: a VM's first faults may have been its last
+                self._discovery.note_handlers(message.get("handlers", ()))
+                vms = self._discovery.describe(rows, message["now_ns"])
                 self._channel.send({"vms": vms})
                 self._follower.see(vms)
             self._discovery.note_addresses(message.get("addresses", ()))

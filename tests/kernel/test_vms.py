@@ -20,6 +20,7 @@ from exitscope_probes.records import (
     SEEN_FILL,
     SEEN_READ,
 )
+from tests.kernel.client import Client, collecting
 from tests.kernel.harness import Watch, wait_until
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
@@ -79,6 +80,19 @@ def test_vms_one_after_the_other(watch: Watch, run: Run) -> None:
         assert [int(vm["fills_demand"][FILLS.index("COPY")]) for vm, _ in seen] == [4] * 41
         wait_until(lambda: ended(watch, pid) == 40, "forty of them ended, and one lives")
     watch.retire(pid)
+
+
+def test_vms_one_after_the_other_are_told_to_be_gone(tmp_path: Path, run: Run) -> None:
+    """By the collector, though their process lives on."""
+    path = tmp_path / "socket"
+    with collecting(path), run("churn", 10) as (pid, _):
+        client = Client(path)
+
+        def states() -> list[str]:
+            return sorted(vm["state"] for vm in client.vms.values() if vm["pid"] == pid)
+
+        client.read_until(lambda: states() == ["gone"] * 10 + ["running"], "ten of them gone, and one running")
+        client.close()
 
 
 def test_two_vms_at_once(watch: Watch, run: Run) -> None:

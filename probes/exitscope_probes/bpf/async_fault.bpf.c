@@ -24,7 +24,7 @@ int on_async_repeated(u64 *ctx) {
         totals->async_repeats += 1;
     thread->halted = 1;
     thread->halt_begin_ns = thread->wait.open ? thread->access_ns : bpf_ktime_get_ns();
-    close_wait(&thread->wait);
+    close_wait(thread, &thread->wait);
     return 0;
 }
 
@@ -66,7 +66,7 @@ int on_async_not_present(u64 *ctx) {
         thread->async_outstanding += 1;
         expect_async(thread->mm, wait.hva);
     }
-    close_wait(&thread->wait);
+    close_wait(thread, &thread->wait);
     return 0;
 }
 

@@ -1,6 +1,8 @@
 /* fault.h: the life of one fault, from the access to the moment the vCPU runs again. */
 
-static __always_inline void close_wait(struct wait *wait) {
+static __always_inline void close_wait(struct thread *thread, struct wait *wait) {
+    if (wait == &thread->wait)
+        thread->unfilled = 0;
     wait->open = 0;
     wait->woken = 0;
     wait->seen = 0;
@@ -58,10 +60,11 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     moments.begin_ns = guest ? access_ns : wait->sleep_ns;
     if (!moments.begin_ns)
         moments.begin_ns = wait->read_ns ? wait->read_ns : wait->fill_begin_ns;
-    if (wait->seen & SEEN_FILL)
-        wait->seen &= ~SEEN_UNFILLED;
-    else if (wait->seen & SEEN_UNFILLED && wait->found)
-        wait->resolver = RESOLVER_RELEASED;
+    if (wait == &thread->wait && thread->unfilled && !(wait->seen & SEEN_FILL)) {
+        wait->seen |= SEEN_UNFILLED;
+        if (wait->found)
+            wait->resolver = RESOLVER_RELEASED;
+    }
     if (end_ns < moments.begin_ns)
         moments.begin_ns = end_ns;
     moments.queued_ns = wait->sleep_ns ? wait->sleep_ns : wait->read_ns;
@@ -85,7 +88,7 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     if (thread->kicks && thread->stall_from_ns > moments.begin_ns)
         stall_ns = end_ns > thread->stall_from_ns ? end_ns - thread->stall_from_ns : 0;
     finish(thread->slot, record, whole_ns, other ? 0 : stall_ns, other);
-    close_wait(wait);
+    close_wait(thread, wait);
 }
 
 /* The memslot says what hva a gpa has, and what gpa an hva has. `slot` is any pointer. */
@@ -180,8 +183,9 @@ static __always_inline void park_kicked(struct thread *thread) {
     thread->parked = *wait;
     thread->parked_access_ns = thread->access_ns;
     thread->parked_address = thread->address;
+    thread->parked_unfilled = thread->unfilled;
     thread->has_parked = 1;
-    close_wait(wait);
+    close_wait(thread, wait);
 }
 
 /* The guest asks again for a page that it was kicked out of waiting for: the fault goes on. True if it is that one. */
@@ -198,6 +202,7 @@ static __always_inline bool resume_kicked(struct thread *thread, u64 address) {
         return false;
     *wait = thread->parked;
     wait->open = OPEN_GUEST;
+    thread->unfilled = thread->parked_unfilled;
     thread->has_parked = 0;
     thread->access_ns = thread->parked_access_ns;
     thread->address = address;
@@ -216,12 +221,12 @@ static __always_inline void open_fault(struct thread *thread, u64 address, u8 ac
             return;
         if (thread->has_previous)
             rejoin_previous(thread);
-        if (wait->woken || wait->seen & SEEN_UNFILLED)
+        if (wait->woken || thread->unfilled)
             finish_woken(thread, wait, thread->access_ns, wait->run_ns);
         else if (wait->open == OPEN_OUTSIDE)
             remember_named(thread); /* it was asleep for something else */
     }
-    close_wait(wait);
+    close_wait(thread, wait);
     wait->open = OPEN_GUEST;
     wait->access = access;
     thread->kicks = 0;
@@ -276,10 +281,10 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s
     else if (!(wait->seen & SEEN_READ) && hva != ADDRESS_UNKNOWN && (wait->woken || any_pending()))
         claim_own(thread, wait, hva, thread->access_ns);
     if (wait->sleep_ns && !wait->woken && !(wait->seen & SEEN_FILL) && is_released(thread->uffd)) {
-        wait->seen |= SEEN_UNFILLED;
+        thread->unfilled = 1;
         wait->found = 1;
     }
-    if (wait->woken || wait->seen & (SEEN_READ | SEEN_UNFILLED)) {
+    if (wait->woken || thread->unfilled || wait->seen & SEEN_READ) {
         if (hva != ADDRESS_UNKNOWN)
             wait->hva = hva;
         finish_uffd(thread, wait, thread->access_ns, now, gpa, memslot);
@@ -290,7 +295,7 @@ static __always_inline void end_fault(struct thread *thread, u64 gpa, u64 hva, s
     else
         finish_kernel(thread, now);
     thread->exit_address = ADDRESS_UNKNOWN;
-    close_wait(wait);
+    close_wait(thread, wait);
 }
 
 static __always_inline u64 hva_in(struct slot *slot, u64 gpa) {
@@ -337,5 +342,5 @@ static __always_inline void finish_exit(struct thread *thread, u64 now) {
     finish(thread->slot, record, now - moments.begin_ns, now - moments.begin_ns, false);
     thread->exit_ns = 0;
     thread->reenter_ns = now;
-    close_wait(wait);
+    close_wait(thread, wait);
 }

@@ -29,7 +29,7 @@ static __always_inline void end_abort(void) {
     u64 slot = slot_of_vm(thread);
     u64 hva = hva_of(slot, thread->address / PAGE_BYTES);
     if (hva == ADDRESS_UNKNOWN && !wait->woken && !(wait->seen & SEEN_READ)) {
-        close_wait(wait);
+        close_wait(thread, wait);
         return;
     }
     end_fault(thread, thread->address, hva, hva == ADDRESS_UNKNOWN ? MEMSLOT_UNKNOWN : memslot_of(slot));

@@ -93,10 +93,13 @@ struct thread {
     struct wait wait;
 
     struct fill fill;
-    u64 mm;            /* struct mm_struct of the VM */
-    u64 vcpu;          /* struct kvm_vcpu, 0: not looked up yet */
-    u32 run_fd;        /* of the KVM_RUN that this thread was seeded in, plus 1 */
-    u32 halted;        /* KVM has halted the vCPU until an async fault is done */
+    u64 mm;      /* struct mm_struct of the VM */
+    u64 vcpu;    /* struct kvm_vcpu, 0: not looked up yet */
+    u32 run_fd;  /* of the KVM_RUN that this thread was seeded in, plus 1 */
+    u8 halted;   /* KVM has halted the vCPU until an async fault is done */
+    u8 unfilled; /* SEEN_UNFILLED of `wait`: here, as others write to wait.seen while the thread goes to sleep */
+    u8 parked_unfilled;
+    u8 reserved;
     u64 halt_begin_ns; /* since when the vCPU would stand still if KVM halted it */
 
     struct wait previous; /* over, but the guest's access goes on and has slept again */

@@ -44,7 +44,7 @@ static __always_inline bool has_event(struct pending *pending, struct wait *wait
  * later, is the fill. */
 static __always_inline void claim(struct wait *wait, struct page_key *key, struct pending *pending) {
     wait->read_ns = pending->read_ns;
-    wait->seen |= SEEN_READ;
+    wait->seen |= SEEN_READ | (wait->pended ? SEEN_NAMED : 0);
     wait->presence = pending->presence;
     if (!wait->access)
         wait->access = pending->access;

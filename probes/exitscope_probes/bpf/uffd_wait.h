@@ -27,7 +27,7 @@ static __always_inline void switched_out(struct thread *thread, bool preempted) 
         thread->previous_access_ns = thread->access_ns;
         thread->has_previous = 1;
         u8 access = wait->access;
-        close_wait(wait);
+        close_wait(thread, wait);
         wait->open = OPEN_GUEST;
         wait->access = access;
         thread->access_ns = run_ns;
@@ -40,7 +40,7 @@ static __always_inline void switched_out(struct thread *thread, bool preempted) 
     if (!thread->kicks || !wait->sleep_ns)
         wait->sleep_ns = bpf_ktime_get_ns();
     if (!wait->found)
-        wait->seen &= ~SEEN_UNFILLED; /* of a sleep that it was kicked out of */
+        thread->unfilled = 0; /* of a sleep that it was kicked out of */
     wait->found = wait->open != OPEN_KICKED;
     if (wait->open)
         totals->open_since_ns = thread->access_ns;
@@ -59,7 +59,7 @@ static __always_inline void switched_in(struct thread *thread, u64 task) {
     struct wait *wait = &thread->wait;
     wait->run_ns = bpf_ktime_get_ns();
     if (!wait->woken && wait->open == OPEN_GUEST && wait->sleep_ns && in_handle_userfault(task))
-        wait->seen |= SEEN_UNFILLED;
+        thread->unfilled = 1;
     if (!thread->has_previous || !thread->wait.woken)
         return;
     thread->has_previous = 0;
@@ -88,7 +88,7 @@ static __always_inline void enter_wait(u64 fault, u64 reason, bool typed) {
         thread = waiter_outside(current_tid(), mm, vm_slot);
         if (!thread)
             return;
-        close_wait(&thread->wait);
+        close_wait(thread, &thread->wait);
         thread->wait.open = OPEN_OUTSIDE;
     }
     struct wait *wait = &thread->wait;

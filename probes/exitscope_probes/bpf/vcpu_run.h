@@ -44,7 +44,7 @@ static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 re
     u8 access = wait->access;
     u8 presence = wait->presence;
     u64 hva = wait->hva;
-    close_wait(wait);
+    close_wait(thread, wait);
     if (open) {
         wait->seen = SEEN_ACCESS;
         wait->access = access;
@@ -104,7 +104,7 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
         rejoin_previous(thread);
     u64 now = bpf_ktime_get_ns();
     /* Before Linux 6.2 KVM returns -EFAULT, too, to a thread that is killed while it waits. */
-    bool killed = result == -ERRNO_EFAULT && wait->open == OPEN_GUEST && wait->seen & SEEN_UNFILLED &&
+    bool killed = result == -ERRNO_EFAULT && wait->open == OPEN_GUEST && thread->unfilled &&
                   !(wait->seen & SEEN_FILL) && !wait->woken;
     if (killed || (result == -ERRNO_EINTR && left_in_fault(wait, now))) {
         /* Kicked out of its wait, or before it slept, or as its page came: the fault goes on when it is entered again. */
@@ -117,7 +117,7 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
     }
     if (wait->open == OPEN_KICKED)
         park_kicked(thread);
-    if (wait->woken || wait->seen & SEEN_UNFILLED)
+    if (wait->woken || thread->unfilled)
         finish_woken(thread, wait, thread->access_ns, wait->run_ns);
     if (result == -ERRNO_EFAULT || (result == -ERRNO_EHWPOISON && reason == KVM_EXIT_MEMORY_FAULT)) {
         begin_exit(thread, reason, result, now);
@@ -129,5 +129,5 @@ static __always_inline void leave_run(struct thread *thread, u32 reason, s32 res
         remember_named(thread);
     }
     totals->open_since_ns = 0;
-    close_wait(wait);
+    close_wait(thread, wait);
 }
