@@ -42,7 +42,7 @@ THREAD_DTYPE: Final = np.dtype(
     {
         "names": ["tid", "self", "slot", "vcpu_id", "vcpu", "run_fd"],
         "formats": ["<u4"] * 4 + ["<u8", "<u4"],
-        "offsets": [0, 4, 8, 16, 184, 192],
+        "offsets": [0, 4, 8, 16, 176, 184],
         "itemsize": 512,
     }
 )
@@ -148,7 +148,7 @@ class Maps:
         # These can be mapped so that they are aligned to cache lines; threads also for seeding.
         self._make("tids", _ARRAY, _U32, TID_PAGE_DTYPE, tid_pages, _MMAPABLE)
         self._make("threads", _ARRAY, _U32, THREAD_DTYPE, threads, _MMAPABLE)
-        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (5,))), 1)
+        self._make("settings", _ARRAY, _U32, np.dtype(("<u8", (10,))), 1)
         self._make("shares", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
         self._make("shares_returned", _HASH, _U32, SHARE_DTYPE, MAX_USERS)
         self._make("vm_users", _ARRAY, _U32, _U32, max_vms)

@@ -1,7 +1,7 @@
 /* fault.h: the life of one fault, from the access to the moment the vCPU runs again. */
 
 static __always_inline void close_wait(struct thread *thread, struct wait *wait) {
-    if (wait == &thread->wait)
+    if (wait == &thread->wait && thread->unfilled)
         thread->unfilled = 0;
     wait->open = 0;
     wait->woken = 0;
@@ -91,19 +91,25 @@ static __always_inline void finish_uffd(struct thread *thread, struct wait *wait
     close_wait(thread, wait);
 }
 
+_Static_assert(OFF_SLOT_NPAGES == OFF_SLOT_BASE_GFN + 8 && OFF_SLOT_ID == OFF_SLOT_USERSPACE_ADDR + 12,
+               "struct kvm_memory_slot: base_gfn, npages or userspace_addr, flags, id do not follow one another");
+
 /* The memslot says what hva a gpa has, and what gpa an hva has. `slot` is any pointer. */
 static __always_inline u64 hva_of(u64 slot, u64 gfn) {
-    u64 offset = gfn - read_u64(slot + OFF_SLOT_BASE_GFN);
-    if (!slot || offset >= read_u64(slot + OFF_SLOT_NPAGES))
+    u64 range[2] = {}; /* base_gfn, npages */
+    bpf_probe_read_kernel(range, sizeof(range), (void *)(slot + OFF_SLOT_BASE_GFN));
+    if (!slot || gfn - range[0] >= range[1])
         return ADDRESS_UNKNOWN;
-    return read_u64(slot + OFF_SLOT_USERSPACE_ADDR) + offset * PAGE_BYTES;
+    return read_u64(slot + OFF_SLOT_USERSPACE_ADDR) + (gfn - range[0]) * PAGE_BYTES;
 }
 
 static __always_inline u64 gpa_of(u64 slot, u64 hva) {
+    u64 range[2] = {};
     u64 offset = hva - read_u64(slot + OFF_SLOT_USERSPACE_ADDR);
-    if (!slot || offset >= read_u64(slot + OFF_SLOT_NPAGES) * PAGE_BYTES)
+    bpf_probe_read_kernel(range, sizeof(range), (void *)(slot + OFF_SLOT_BASE_GFN));
+    if (!slot || offset >= range[1] * PAGE_BYTES)
         return ADDRESS_UNKNOWN;
-    return read_u64(slot + OFF_SLOT_BASE_GFN) * PAGE_BYTES + offset;
+    return range[0] * PAGE_BYTES + offset;
 }
 
 static __always_inline s16 memslot_of(u64 slot) { return (s16)read_u32(slot + OFF_SLOT_ID); }
@@ -113,10 +119,9 @@ static __always_inline void keep_slot(struct slot *kept, u64 slot) {
     kept->pages = 0;
     if (!slot)
         return;
-    kept->gfn = read_u64(slot + OFF_SLOT_BASE_GFN);
-    kept->pages = read_u64(slot + OFF_SLOT_NPAGES);
-    kept->hva = read_u64(slot + OFF_SLOT_USERSPACE_ADDR);
-    kept->id = memslot_of(slot);
+    bpf_probe_read_kernel(&kept->gfn, 2 * sizeof(u64), (void *)(slot + OFF_SLOT_BASE_GFN)); /* gfn and pages */
+    bpf_probe_read_kernel(&kept->hva, sizeof(u64) + sizeof(u32) + sizeof(s16),
+                          (void *)(slot + OFF_SLOT_USERSPACE_ADDR));
 }
 
 /* KVM has put the vCPU to rest until an async page fault is done; a guest that registered for them runs on. */

@@ -18,7 +18,18 @@ static __always_inline void note_new_memory(void) {
         __sync_fetch_and_add(&known->memories, 1);
 }
 
-static __always_inline void add_to_memory(u64 mm, u32 slot) {
+/* Whether a VM has ended, as its struct kvm tells, which may be freed. */
+static __always_inline bool has_ended(struct vm_totals *vm) {
+    u32 users = 0; /* stays 0 where the memory is unmapped by now */
+    if (!vm->kvm)
+        return true;
+    if (!OFF_KVM_USERS_COUNT)
+        return false;
+    bpf_probe_read_kernel(&users, sizeof(users), (void *)(vm->kvm + OFF_KVM_USERS_COUNT));
+    return !users || read_u64(vm->kvm + OFF_KVM_MM) != vm->mm;
+}
+
+static __always_inline void add_to_memory(u64 mm, u32 slot, u32 tgid) {
     u32 zero = 0;
     struct memory_vms *none = bpf_map_lookup_elem(MAP(no_vms), &zero);
     if (none)
@@ -28,6 +39,10 @@ static __always_inline void add_to_memory(u64 mm, u32 slot) {
         lose(LOSS_MAP_FULL);
         return;
     }
+    u32 last = vms->slot[at_most((vms->made - 1) % VMS_PER_MEMORY, VMS_PER_MEMORY - 1)];
+    struct vm_totals *before = vms->made ? vm_totals_of(last) : 0;
+    if (before && before->tgid != tgid && has_ended(before))
+        vms->made = 0; /* the memory of a process that is gone, in the same place */
     vms->slot[at_most(vms->made % VMS_PER_MEMORY, VMS_PER_MEMORY - 1)] = slot;
     vms->made++;
 }
@@ -68,7 +83,7 @@ static __always_inline u32 vm_slot_of(u64 kvm, u64 mm) {
             lose(LOSS_MAP_FULL);
         return known ? *known : NO_SLOT;
     }
-    add_to_memory(mm, slot);
+    add_to_memory(mm, slot, row->tgid);
     note_new_memory();
     return slot;
 }

@@ -46,13 +46,16 @@ struct wait {
 struct fill {
     u64 begin_ns;
     u64 argument; /* of the ioctl, in user memory; for madvise the start */
-    u64 bytes;    /* madvise only */
-    u64 file;     /* struct file of the userfaultfd, 0: look it up by fd */
+    union {
+        u64 file;  /* ioctl: struct file of the userfaultfd, 0: look it up by fd */
+        u64 bytes; /* madvise */
+    };
     u32 fd;
     u8 resolver;
     u8 several;        /* this thread has filled a memory of several VMs: whose page it is is asked each time */
     u16 woken;         /* vCPUs woken in this call */
-    u64 candidate_tid; /* the last other thread woken in this call, 0: none */
+    u32 candidate_tid; /* the last other thread woken in this call, 0: none */
+    u32 memories;      /* settings.memories when `several` was looked up */
 };
 
 /* Which vCPU a fill is for, while it is looked for: in a map, as the verifier forgets what it knows of that, and so does not
@@ -68,6 +71,7 @@ struct slot {
     u64 gfn;
     u64 pages; /* 0: none */
     u64 hva;
+    u32 flags;
     s16 id;
 };
 
@@ -78,7 +82,9 @@ struct thread {
     u32 slot; /* of its totals, NO_SLOT if it never waits */
     u32 vm;
     u32 vcpu_id;
-    u32 reader_memories; /* settings.memories when reader_mm was looked up */
+    u8 unfilled; /* SEEN_UNFILLED of `wait`: here, as others write to wait.seen while the thread goes to sleep */
+    u8 parked_unfilled;
+    u16 reserved;
     u64 access_ns;
     u64 address;      /* what the fault's tracepoint named: gva or gpa, identity within the vCPU only */
     u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
@@ -93,13 +99,10 @@ struct thread {
     struct wait wait;
 
     struct fill fill;
-    u64 mm;      /* struct mm_struct of the VM */
-    u64 vcpu;    /* struct kvm_vcpu, 0: not looked up yet */
-    u32 run_fd;  /* of the KVM_RUN that this thread was seeded in, plus 1 */
-    u8 halted;   /* KVM has halted the vCPU until an async fault is done */
-    u8 unfilled; /* SEEN_UNFILLED of `wait`: here, as others write to wait.seen while the thread goes to sleep */
-    u8 parked_unfilled;
-    u8 reserved;
+    u64 mm;            /* struct mm_struct of the VM */
+    u64 vcpu;          /* struct kvm_vcpu, 0: not looked up yet */
+    u32 run_fd;        /* of the KVM_RUN that this thread was seeded in, plus 1 */
+    u32 halted;        /* KVM has halted the vCPU until an async fault is done */
     u64 halt_begin_ns; /* since when the vCPU would stand still if KVM halted it */
 
     struct wait previous; /* over, but the guest's access goes on and has slept again */
@@ -123,9 +126,11 @@ struct thread {
     struct wait parked; /* kicked out of, and the guest did something else since: it will ask for that page again */
     u64 parked_access_ns;
     u64 parked_address;
-    u64 stall_from_ns; /* of a fault that had been parked: its stall before is counted */
-    u64 reader_file;   /* struct file of the userfaultfd that this thread has read last */
-    u64 reader_mm;     /* the memory behind it */
+    u64 stall_from_ns;   /* of a fault that had been parked: its stall before is counted */
+    u64 reader_file;     /* struct file of the userfaultfd that this thread has read last */
+    u64 reader_mm;       /* the memory behind it */
+    u32 reader_memories; /* settings.memories when that was looked up */
+    u32 reader_slot;     /* of a VM of that memory, NO_SLOT: none known */
     struct search search;
     u64 uffd; /* struct userfaultfd_ctx that it waited for last, where handle_userfault is traced */
 } __attribute__((aligned(64)));
@@ -210,10 +215,11 @@ struct losses {
 
 struct settings {
     u64 uffd_fops; /* struct file_operations of a userfaultfd, learned from the first one seen */
-    u64 pendings;  /* entries put into that map, less those taken out by the probes */
     u64 memories;  /* grows when a userfaultfd or a VM is new: what threads remember of them is to be looked up again */
     u64 ranges;    /* whether fills of several pages, and of huge ones, have been seen: RANGE_* */
-    u64 vcpus_made; /* grows when a vCPU is made: one may sit where an ended one sat */
+    u64 vcpus_made;  /* grows when a vCPU is made: one may sit where an ended one sat */
+    u64 reserved[5]; /* what follows changes with every fault, and lies in a cache line of its own */
+    u64 pendings;    /* entries put into that map, less those taken out by the probes */
 };
 
 /* maps.py makes the maps and says their descriptors and sizes with -D; the sizes must be those of the structs here. */

@@ -27,11 +27,18 @@ static __always_inline bool supersede_named(struct thread *waiter, u64 page) {
 
 /* It is known which thread waits: the event names it (UFFD_FEATURE_THREAD_ID), or handle_userfault is traced. One that is
  * in no guest fault must be asleep. */
-static __always_inline bool note_named_read(u32 tid, u64 mm, u64 page, u64 flags, u64 now) {
+static __always_inline bool note_named_read(struct thread *reader, u32 tid, u64 page, u64 flags, u64 now) {
     struct thread *waiter = thread_of(tid);
-    if (!waiter || waiter->slot == NO_SLOT || waiter->mm != mm)
-        return false; /* of another memory: the event bears the number that its thread has in a PID namespace of its own */
+    if (!waiter)
+        return false;
     struct wait *wait = &waiter->wait;
+    u64 mm = reader->reader_mm;
+    /* One cache line of the waiter's for most events: each that the CPUs share costs as much as a call. */
+    if (!wait->open || wait->vm_slot != reader->reader_slot) {
+        if (waiter->slot == NO_SLOT || waiter->mm != mm)
+            return false; /* of another memory: in a PID namespace of its own its thread has another number */
+        reader->reader_slot = wait->vm_slot;
+    }
     if (wait->open == OPEN_KICKED && wait->hva != ADDRESS_UNKNOWN && wait->hva != page)
         return false; /* its thread asks from outside of KVM_RUN meanwhile */
     if (!wait->open) {
@@ -49,8 +56,8 @@ static __always_inline bool note_named_read(u32 tid, u64 mm, u64 page, u64 flags
     wait->seen |= SEEN_READ | SEEN_NAMED;
     if (wait->found)
         wait->found = FOUND;
-    struct page_key key = {.mm = waiter->mm, .page = page};
-    list_waiting(waiter, &key);
+    struct page_key key = {.mm = mm, .page = page};
+    list_waiting(waiter, tid, &key);
     if (!wait->found && !wait->pended) {
         /* Whether it will sleep at all is open; if not, only the page tells whose fill it was. */
         wait->pended = 1;
@@ -71,15 +78,15 @@ static __always_inline void note_unnamed_read(struct page_key *key, u64 flags, u
     note_read(key, presence_of_event(flags), access_of_event(flags), now, false, !vm);
 }
 
-/* The memory behind the VM's userfaultfd that the current thread reads, 0 if it reads something else. Looked up once for
- * each userfaultfd; a descriptor, and a struct file, may become something else's. */
-static __always_inline u64 memory_read(u64 file) {
+/* The current thread if it reads a VM's userfaultfd, and the memory behind that; 0 if it reads something else. Looked up once
+ * for each userfaultfd; a descriptor, and a struct file, may become something else's. */
+static __always_inline struct thread *reader_of(u64 file) {
     struct thread *thread = thread_of(current_tid());
     struct settings *known = the_settings();
     if (!known || !file)
         return 0;
     if (thread && thread->reader_file == file && thread->reader_memories == (u32)known->memories)
-        return read_u64(file + OFF_FILE_OP) == known->uffd_fops ? thread->reader_mm : 0;
+        return read_u64(file + OFF_FILE_OP) == known->uffd_fops ? thread : 0;
     u64 mm = uffd_memory(file);
     if (!mm || !vms_of_memory(mm))
         return 0;
@@ -88,8 +95,9 @@ static __always_inline u64 memory_read(u64 file) {
         thread->reader_file = file;
         thread->reader_mm = mm;
         thread->reader_memories = known->memories;
+        thread->reader_slot = NO_SLOT;
     }
-    return mm;
+    return thread;
 }
 
 /* The thread that waits for a page, by `waiting`: 0 unless it is sure to be found there when the page is filled. */
@@ -105,8 +113,8 @@ static __always_inline u32 waiter_of(struct page_key *key) {
 
 /* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. */
 static __always_inline void exit_read(u64 file, u64 buffer, u64 bytes) {
-    u64 mm = memory_read(file);
-    if (!mm)
+    struct thread *reader = reader_of(file);
+    if (!reader)
         return;
     u64 now = bpf_ktime_get_ns();
     u64 count = bytes / UFFD_MSG_BYTES;
@@ -120,11 +128,11 @@ static __always_inline void exit_read(u64 file, u64 buffer, u64 bytes) {
         }
         if ((message[0] & 0xff) != UFFD_EVENT_PAGEFAULT)
             continue;
-        struct page_key key = {.mm = mm, .page = PAGE_OF(message[2])};
+        struct page_key key = {.mm = reader->reader_mm, .page = PAGE_OF(message[2])};
         u32 tid = message[3];
         if (!tid)
             tid = waiter_of(&key);
-        if (!tid || !note_named_read(tid, mm, key.page, message[1], now))
+        if (!tid || !note_named_read(reader, tid, key.page, message[1], now))
             note_unnamed_read(&key, message[1], now);
     }
     if (count > UFFD_MSG_BATCH)

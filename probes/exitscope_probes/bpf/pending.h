@@ -146,17 +146,17 @@ static __always_inline struct waiting *waiting_for(struct page_key *key) {
 
 /* Lists a waiter under its page, so that a fill that wakes nobody finds it too: it may be about to sleep, or awake again
  * for a signal. False if the place is taken by another wait. */
-static __always_inline bool list_waiting(struct thread *thread, struct page_key *key) {
+static __always_inline bool list_waiting(struct thread *thread, u32 tid, struct page_key *key) {
     struct waiting *entry = waiting_for(key);
     if (!entry)
         return false;
     u64 page = key->page ^ key->mm;
-    if (entry->tid == thread->tid && entry->page == page)
+    if (entry->tid == tid && entry->page == page)
         return true;
     struct thread *other = entry->tid ? thread_of(entry->tid) : 0;
     if (other && other != thread && other->wait.open && (other->wait.hva ^ other->mm) == entry->page)
         return false;
     entry->page = page;
-    entry->tid = thread->tid;
+    entry->tid = tid;
     return true;
 }

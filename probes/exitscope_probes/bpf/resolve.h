@@ -103,10 +103,10 @@ static __always_inline void find_filled(struct thread *thread) {
     thread->filled_slot = slot;
 }
 
-static __always_inline void begin_fill(struct thread *thread, u32 resolver, u64 file, u32 fd, u64 argument, u64 bytes) {
+/* `of`: the ioctl's file, or madvise's bytes. */
+static __always_inline void begin_fill(struct thread *thread, u32 resolver, u64 of, u32 fd, u64 argument) {
     thread->fill.argument = argument;
-    thread->fill.bytes = bytes;
-    thread->fill.file = file;
+    thread->fill.file = of;
     thread->fill.fd = fd;
     thread->fill.resolver = resolver;
     thread->fill.woken = 0;
@@ -131,10 +131,13 @@ static __always_inline void enter_uffd_ioctl(u64 file, u32 fd, u32 command, u64 
     }
     if (!thread)
         return;
-    begin_fill(thread, resolver, file, fd, argument, 0);
+    bool same = thread->fill.fd == fd && thread->fill.file == file;
+    begin_fill(thread, resolver, file, fd, argument);
     struct settings *known = the_settings();
-    if (known && thread->filled_memories != (u32)known->memories)
+    if (known && (!same || thread->fill.memories != (u32)known->memories)) {
+        thread->fill.memories = known->memories;
         thread->fill.several = memory_has_several(memory_of(&thread->fill));
+    }
     if (thread->fill.several)
         find_filled(thread);
 }
@@ -146,7 +149,7 @@ static __always_inline void enter_madvise(u64 start, u64 bytes, u64 advice) {
         return;
     struct thread *thread = thread_of(current_tid());
     if (thread && thread->exit_ns)
-        begin_fill(thread, RESOLVER_MADV_POPULATE, 0, 0, start, bytes);
+        begin_fill(thread, RESOLVER_MADV_POPULATE, bytes, 0, start);
 }
 
 static __always_inline bool places(u32 resolver) {
@@ -274,7 +277,7 @@ static __always_inline void fill_fault(struct thread *thread, struct thread *fil
  * it. */
 static __always_inline void fill_own_fault(struct thread *thread, struct target *target, u64 now) {
     struct exited *exited = bpf_map_lookup_elem(MAP(exited), &thread->wait.vm_slot);
-    if (exited)
+    if (exited && !exited->own)
         exited->own = 1;
     fill_fault(thread, thread, target, target->key.page, now);
 }
@@ -332,7 +335,8 @@ static __always_inline bool serve_exited(struct thread *filler, struct target *t
     struct thread *found = best->tid ? thread_of(best->tid) : 0;
     if (!found)
         return false;
-    exited->others = 1;
+    if (!exited->others)
+        exited->others = 1;
     fill_fault(found, filler, target, best->candidates == 1 ? target->key.page : ADDRESS_UNKNOWN, now);
     return true;
 }

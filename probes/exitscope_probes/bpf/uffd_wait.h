@@ -112,7 +112,7 @@ static __always_inline void enter_wait(u64 fault, u64 reason, bool typed) {
         return;
     if (!wait->sleep_ns)
         wait->sleep_ns = bpf_ktime_get_ns();
-    if (!list_waiting(thread, &key))
+    if (!list_waiting(thread, thread->tid, &key))
         wait->found = 0; /* its event is kept in pendings */
     else
         wait->found = thread->kicks ? FOUND_AGAIN : FOUND;

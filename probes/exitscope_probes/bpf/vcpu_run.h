@@ -72,9 +72,12 @@ static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 re
     if (TWO_STAGE_PAGING && wait->hva == ADDRESS_UNKNOWN)
         wait->hva = hva_in(&thread->exit_slot, thread->exit_gpa);
     struct exited *exited = bpf_map_lookup_elem(MAP(exited), &wait->vm_slot);
-    if (exited) {
-        exited->tid[at_most(thread->vcpu_id % EXITED_VCPUS, EXITED_VCPUS - 1)] = thread->tid;
-        exited->any = 1;
+    if (exited) { /* looked at before it is written: a line that nobody changes costs nothing to share */
+        u32 *tid = &exited->tid[at_most(thread->vcpu_id % EXITED_VCPUS, EXITED_VCPUS - 1)];
+        if (*tid != thread->tid)
+            *tid = thread->tid;
+        if (!exited->any)
+            exited->any = 1;
     }
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals)
