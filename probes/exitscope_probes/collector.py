@@ -274,15 +274,17 @@ class Collector:
         """Give the slots of gone VMs back, once every client knows their last totals or took too long."""
         if self._publisher.behind:
             final = {number for number in final if now_ns - self._ending.get(number, now_ns) >= _RETIRE_NS}
+        if not final:
+            return
         numbers = np.array(sorted(final), "<u4")
         totals = self._totals
         rows, vms = np.isin(totals.vcpus["vm"], numbers), np.isin(totals.vms["vm"], numbers)
-        for slot in totals.slots[rows].tolist():
+        for slot in (vcpu_slots := totals.slots[rows].tolist()):
             self._reader.clear_vcpu(slot)
-            self._probes.free_vcpu_slot(slot)
-        for slot in totals.vm_slots[vms].tolist():
+        self._probes.free_vcpu_slots(vcpu_slots)
+        for slot in (vm_slots := totals.vm_slots[vms].tolist()):
             self._reader.clear_vm(slot)
-            self._probes.free_vm_slot(slot)
+        self._probes.free_vm_slots(vm_slots)
         for number in final:
             self._ending.pop(number, None)
             self._migrations.pop(number, None)

@@ -10,6 +10,7 @@ from .reads import Reads, Unreadable
 from .records import ADDRESS_UNKNOWN, VCPU_OTHER
 from .threads import role_of
 from .totals import Totals
+from .vmids import VmIds
 from .vmm import identify, libvirt_domain, uuid_of
 
 MAX_UFFDS: Final = 64
@@ -98,12 +99,20 @@ class _Vm:
 
 
 class Discovery:
-    """Keeps what it has found out about each VM until `forget`. ids: VM number -> id, as an earlier one gave them."""
+    """Keeps what it has found out about each VM until `forget`. ids: VM number -> id, as an earlier one gave them;
+    given: those, and such as are in use no more."""
 
-    def __init__(self, proc: Proc | None = None, reads: Reads | None = None, ids: dict[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        proc: Proc | None = None,
+        reads: Reads | None = None,
+        ids: dict[int, str] | None = None,
+        given: VmIds | None = None,
+    ) -> None:
         self._proc = proc or Proc()
         self._reads = reads or Reads()
         self._ids = ids or {}
+        self._given = given or VmIds()
         self._vms: dict[int, _Vm] = {}
         self._ended: Collection[int] = ()
 
@@ -152,10 +161,7 @@ class Discovery:
     def _meet(self, number: int, pid: int) -> _Vm:
         """Only what no process can make slow."""
         start_ticks = self._proc.start_ticks(pid)
-        base = f"{pid}-{start_ticks or 0}"
-        taken = {vm.id for vm in self._vms.values()} | set(self._ids.values())
-        names = (base, *(f"{base}-{n}" for n in range(2, len(taken) + 2)))
-        known = self._ids.get(number) or next(name for name in names if name not in taken)
+        known = self._ids.get(number) or self._given.give(pid, start_ticks)
         comm = (self._proc.text(pid, "comm") or "").rstrip("\n")
         return _Vm(number, pid, start_ticks, self._proc.user(pid), known, comm)
 

@@ -17,6 +17,7 @@ from .channel import Channel
 from .discovery import Rows
 from .notes import Notes
 from .only import ALL, Only
+from .vmids import VmIds
 
 ANSWER_NS: Final = 15_000_000_000
 """An observer that does not answer for so long is started again; reads.py bounds what one user's processes take."""
@@ -61,6 +62,7 @@ class Observer:
         self._started_ns = 0
         self._asked_ns: int | None = None
         self._ids: dict[int, str] = {}
+        self._given = VmIds()
         self._forgotten: set[int] = set()
         self._notes = Notes()
         self._start()
@@ -116,7 +118,8 @@ class Observer:
         except OSError as error:  # no descriptor to be had now
             _log.warning("cannot look at the VMs' processes: %s", error.strerror)
             return
-        settings = {"given": self._qmp, "follow": self._follow, "ids": dict(self._ids), "seed": self._seed}
+        ids = {"ids": dict(self._ids), "given": self._given}
+        settings = {"qmp": self._qmp, "follow": self._follow, "seed": self._seed} | ids
         self._notes.tell_again()
         try:
             self._pid = _fork(theirs, lambda: observing.serve(Channel(theirs), **settings))
@@ -164,7 +167,10 @@ class Observer:
         for message in messages:
             if "vms" in message:
                 self._asked_ns = None
-                self._ids = {vm["vm"]: vm["id"] for vm in message["vms"]}
+                ids = {vm["vm"]: vm["id"] for vm in message["vms"]}
+                for number in ids.keys() - self._ids.keys():
+                    self._given.note(ids[number])
+                self._ids = ids
                 self._tell_addresses()
                 self._listener.found_vms(message["vms"])
             elif "migration" in message:

@@ -13,6 +13,7 @@ from .migration import Follower
 from .only import Only
 from .reads import Reads
 from .seeding import SeedingThread
+from .vmids import VmIds
 from .wire import Message
 
 _SEED_S: Final = 0.05
@@ -27,13 +28,13 @@ class Watcher:
     """
 
     def __init__(
-        self, channel: Channel, given: list[str], follow: bool, ids: dict[int, str], seed: Only | None
+        self, channel: Channel, qmp: list[str], follow: bool, ids: dict[int, str], given: VmIds, seed: Only | None
     ) -> None:
         self._channel = channel
         self._selector = selectors.DefaultSelector()
         reads = Reads()
-        self._discovery = Discovery(reads=reads, ids=ids)
-        self._follower = Follower(self._selector, self._say, given, follow, reads=reads)
+        self._discovery = Discovery(reads=reads, ids=ids, given=given)
+        self._follower = Follower(self._selector, self._say, qmp, follow, reads=reads)
         self._seeding = SeedingThread(seed) if seed else None
 
     def run(self) -> None:

@@ -1,6 +1,9 @@
 """One set of probes for the tests that do not need their own: loading takes seconds."""
 
-from collections.abc import Iterator
+import functools
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     harness.DEFAULTS["strategy"] = config.getoption("--strategy", None)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """compiled("vms"): the program of vms.c, which lies beside this file."""
+
+    @functools.cache
+    def compile_once(name: str) -> Path:
+        binary = tmp_path_factory.mktemp(name) / name
+        source = Path(__file__).with_name(f"{name}.c")
+        subprocess.run(["cc", "-std=gnu11", "-O1", "-pthread", "-o", binary, source], check=True, timeout=120)
+        return binary
+
+    return compile_once
 
 
 @pytest.fixture(scope="session")

@@ -217,12 +217,12 @@ class Watch:
         totals = self.totals.poll()
         ended = [*pids, *(tgid for tgid in totals.vms["tgid"].tolist() if not Path(f"/proc/{tgid}").exists())]
         numbers = totals.vms["vm"][np.isin(totals.vms["tgid"], ended)]
-        for slot in totals.slots[np.isin(totals.vcpus["vm"], numbers)].tolist():
+        for slot in (vcpu_slots := totals.slots[np.isin(totals.vcpus["vm"], numbers)].tolist()):
             self.totals.clear_vcpu(slot)
-            self.probes.free_vcpu_slot(slot)
-        for slot in totals.vm_slots[np.isin(totals.vms["vm"], numbers)].tolist():
+        self.probes.free_vcpu_slots(vcpu_slots)
+        for slot in (vm_slots := totals.vm_slots[np.isin(totals.vms["vm"], numbers)].tolist()):
             self.totals.clear_vm(slot)
-            self.probes.free_vm_slot(slot)
+        self.probes.free_vm_slots(vm_slots)
         self.drain()
         self._records = []
 

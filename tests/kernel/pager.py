@@ -1,7 +1,7 @@
 """VMs whose memory somebody fills in: pager.c."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,12 +9,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def pager_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pager_program(compiled: Callable[[str], Path]) -> Path:
     """The program, compiled."""
-    binary = tmp_path_factory.mktemp("pager") / "pager"
-    source = Path(__file__).with_name("pager.c")
-    subprocess.run(["gcc", "-O1", "-pthread", "-o", str(binary), str(source)], check=True)
-    return binary
+    return compiled("pager")
 
 
 class Pager:

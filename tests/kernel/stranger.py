@@ -1,7 +1,7 @@
 """Processes with VMs that mean no good: stranger.c."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,9 @@ Stranger = subprocess.Popen[str]
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program, compiled; every user may run it."""
-    binary = tmp_path_factory.mktemp("stranger") / "stranger"
-    source = Path(__file__).with_name("stranger.c")
-    subprocess.run(["gcc", "-O1", "-pthread", "-o", str(binary), str(source)], check=True)
-    return binary
+def program(compiled: Callable[[str], Path]) -> Path:
+    """The program, compiled."""
+    return compiled("stranger")
 
 
 @contextmanager

@@ -2,89 +2,20 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from exitscope.aggregate import Aggregate
-from exitscope.alarms import death
-from exitscope.alarms.alarms import Alarms
-from exitscope.alarms.models import Alarm
-from exitscope.source import Status
-from exitscope_probes.wire import Kind
-from tests.kernel.client import Client, collecting
-from tests.kernel.harness import TIMEOUT_S, finish, guest
+from tests.kernel.harness import finish, guest
 from tests.kernel.migration import Migration, Plan
+from tests.kernel.operators import Operator, S, operator
 from tests.kernel.pager import pager, pager_program
 
-__all__ = ["pager_program"]
+__all__ = ["operator", "pager_program"]
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
-S = 1_000_000_000
 STALLS = {"vcpu_stalled", "oldest_fault"}
-
-
-class Operator:
-    """Looks at what a collector says of all VMs."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.aggregate = Aggregate()
-        self._alarms = Alarms()
-        self._status = Status("live", connected=True)
-
-    def watch(self, condition: Callable[[], object], what: str) -> None:
-        """Until it holds; it is asked after every message."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < deadline, f"never: {what}; but {self._alarms.listed().alarms}"
-            message = self._client.read()
-            self.aggregate.handle(message)
-            self._status.data_ns = time.monotonic_ns()
-            if message.kind is Kind.TOTALS:
-                self._alarms.look(self.aggregate, self._status, time.monotonic_ns())
-
-    def for_seconds(self, seconds: float) -> None:
-        """Just look on."""
-        until = time.monotonic() + seconds
-        self.watch(lambda: time.monotonic() > until, "time")
-
-    def alarms(self, pid: int) -> list[Alarm]:
-        """All of a process's VM, active or not."""
-        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
-        return [alarm for alarm in self._alarms.listed().alarms if alarm.vm in ids]
-
-    def active(self, pid: int) -> dict[str, Alarm]:
-        """Kind -> the active one."""
-        return {alarm.kind: alarm for alarm in self.alarms(pid) if alarm.active}
-
-    def migrations(self, pid: int) -> list[dict[str, Any]]:
-        """What is said of its VM's migrations and page-ins."""
-        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
-        return [one for one in self.aggregate.migrations.listed() if one["vm"] in ids]
-
-    def lost(self) -> bool:
-        """Whether records are said to be lost."""
-        return any(alarm.kind == "records_lost" for alarm in self._alarms.listed().alarms)
-
-    def waiting(self, pid: int) -> bool:
-        """Whether its VM has an open fault."""
-        ids = {vm.id for vm in self.aggregate.vms if vm.peer.pid == pid}
-        return any(fault.vm in ids for fault in self._alarms.oldest_faults)
-
-
-@pytest.fixture
-def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
-    monkeypatch.setattr(death, "SHOWN_NS", 2 * S)
-    path = tmp_path / "socket"
-    with collecting(path):
-        client = Client(path)
-        yield Operator(client)
-        client.close()
 
 
 def test_a_handler_that_never_fills_and_a_vm_that_is_killed_then(operator: Operator) -> None:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from exitscope_probes.records import (
     SEEN_FILL,
     SEEN_READ,
 )
-from tests.kernel.client import Client, collecting
 from tests.kernel.harness import Watch, wait_until
+from tests.kernel.operators import Operator, operator
+
+__all__ = ["operator"]
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
@@ -30,11 +32,9 @@ Run = Callable[..., AbstractContextManager[tuple[int, dict[str, int]]]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(compiled: Callable[[str], Path]) -> Run:
     """run(way, n): a context in which the work is done and the process still lives; its pid, and what it counted."""
-    binary = tmp_path_factory.mktemp("vms") / "vms"
-    source = Path(__file__).with_name("vms.c")
-    subprocess.run(["cc", "-std=gnu11", "-O1", "-pthread", "-o", binary, source], check=True, timeout=120)
+    binary = compiled("vms")
 
     @contextmanager
     def running(*arguments: object) -> Iterator[tuple[int, dict[str, int]]]:
@@ -69,6 +69,12 @@ def ended(watch: Watch, pid: int) -> int:
     return len(seen.ended & set(seen.vms["vm"][seen.vms["tgid"] == pid].tolist()))
 
 
+def await_ends(operator: Operator, pid: int, count: int) -> None:
+    """Until so many VMs of a process are told to be gone, and one runs."""
+    states = ["gone"] * count + ["running"]
+    operator.watch(lambda: operator.states(pid) == states, f"{count} of its VMs gone, and one running")
+
+
 def test_vms_one_after_the_other(watch: Watch, run: Run) -> None:
     """The kernel puts each where the last one was: each is one of its own all the same, and its end shows."""
     with watch.losing(), run("churn", 40) as (pid, said):
@@ -82,17 +88,31 @@ def test_vms_one_after_the_other(watch: Watch, run: Run) -> None:
     watch.retire(pid)
 
 
-def test_vms_one_after_the_other_are_told_to_be_gone(tmp_path: Path, run: Run) -> None:
-    """By the collector, though their process lives on."""
-    path = tmp_path / "socket"
-    with collecting(path), run("churn", 10) as (pid, _):
-        client = Client(path)
+def test_vms_one_after_the_other_are_told_to_be_gone(operator: Operator, run: Run) -> None:
+    """Each by an id of its own, though their process lives on and the collector has long given its room to others."""
+    with run("churn", 300) as (pid, said):
+        assert said == {"events": 1204, "fills": 1204}
+        operator.watch(
+            lambda: operator.states(pid) == ["gone"] * 300 + ["running"], "300 of them gone, and one running"
+        )
+        vms = operator.vms(pid)
+        assert [vm.faults(operator.aggregate.rows)["uffd"] for vm in vms] == [4] * 301
+        assert not operator.aggregate.ledger["not_counted"] and not operator.aggregate.ledger["server_full"]
 
-        def states() -> list[str]:
-            return sorted(vm["state"] for vm in client.vms.values() if vm["pid"] == pid)
 
-        client.read_until(lambda: states() == ["gone"] * 10 + ["running"], "ten of them gone, and one running")
-        client.close()
+def test_vms_of_several_processes_at_once(operator: Operator, run: Run) -> None:
+    with ExitStack() as stack:
+        pids = [stack.enter_context(run("churn", 20))[0] for _ in range(3)]
+        for pid in pids:
+            await_ends(operator, pid, 20)
+            assert [vm.faults(operator.aggregate.rows)["uffd"] for vm in operator.vms(pid)] == [4] * 21
+
+
+def test_a_vm_that_is_made_and_never_run(operator: Operator, run: Run) -> None:
+    """It is a VM once it has been there for a second: without a vCPU that has run, it has nothing to show."""
+    with run("idle") as (pid, _):
+        operator.watch(lambda: operator.states(pid) == ["running"] * 2, "both")
+        assert sorted(len(vm.vcpus()) for vm in operator.vms(pid)) == [0, 1]
 
 
 def test_two_vms_at_once(watch: Watch, run: Run) -> None:

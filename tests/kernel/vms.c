@@ -2,6 +2,7 @@
  * DONE {what it counted}, and waits for another line.
  *
  *   churn N     VMs one after the other on one thread, of four pages each, while the first one lives on
+ *   idle        a VM beside the first one is made, and never run
  *   together    two VMs at once, of 100 pages each, which take turns; the newer one is destroyed in between
  *   snapshot    300 of 1,000 pages are written while userfaultfd protects all against writing; 700 are freed in the background
  *   elsewhere   exit mode: another thread places the pages
@@ -210,6 +211,9 @@ int main(int count, char **argument) {
             must(!touch(&other, 0, 4), "run");
             destroy(&other);
         }
+    } else if (!strcmp(way, "idle")) {
+        must(!touch(&first, 0, 4), "run");
+        create(&other, memory + 2000 * PAGE, 4);
     } else if (!strcmp(way, "together")) {
         create(&other, memory + 2000 * PAGE, 100);
         for (uint64_t i = 0; i < 100; i++)

@@ -144,18 +144,20 @@ class FakeProbes:
         exits["sum_ns"] += np.uint64(ns)
         exits["max_ns"] = max(int(exits["max_ns"]), ns)
 
-    def free_vcpu_slot(self, slot: int) -> None:
-        assert not self.vcpus[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
-        assert not self.hardware[slot : slot + 1].view(np.uint8).any(), "hardware exits freed before they were zeroed"
-        assert not self.histograms[slot].any(), "histograms freed before they were zeroed"
-        self.freed.append(("vcpu", slot))
+    def free_vcpu_slots(self, slots: list[int]) -> None:
+        for slot in slots:
+            assert not self.vcpus[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
+            assert not self.hardware[slot : slot + 1].view(np.uint8).any(), "exits freed before they were zeroed"
+            assert not self.histograms[slot].any(), "histograms freed before they were zeroed"
+            self.freed.append(("vcpu", slot))
 
     def look_for_ended(self) -> None:
         """VMs end here as the test says."""
 
-    def free_vm_slot(self, slot: int) -> None:
-        assert not self.vms[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
-        self.freed.append(("vm", slot))
+    def free_vm_slots(self, slots: list[int]) -> None:
+        for slot in slots:
+            assert not self.vms[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
+            self.freed.append(("vm", slot))
 
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
         self.seeded.append((tid, vcpu_fd))

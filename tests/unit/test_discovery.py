@@ -17,6 +17,7 @@ from exitscope_probes.records import CELL_DTYPE, VCPU_DTYPE, VCPU_OTHER, VM_DTYP
 from exitscope_probes.seeding import Seeding
 from exitscope_probes.threads import role_of
 from exitscope_probes.totals import Totals
+from exitscope_probes.vmids import VmIds
 from exitscope_probes.vmm import identify, libvirt_domain, uuid_of
 
 SECOND = 1_000_000_000
@@ -181,7 +182,26 @@ def test_two_vms_of_one_process_keep_their_ids_over_a_restart_of_the_collector(p
     assert ids == {2: "100-777", 1: "100-777-2"}
     discovery.forget(10)
     ids = {vm["vm"]: vm["id"] for vm in discovery.describe(totals(second, (0, 12, 100, 0, 103)), 0)}
-    assert ids[11] == "100-777-2" and ids[12] != ids[11]
+    assert (ids[11], ids[12]) == ("100-777-2", "100-777-3")
+
+
+def test_no_id_is_given_twice_while_a_process_lives(proc: FakeProc) -> None:
+    """VMs one after the other: the server keeps those that have ended, by their ids."""
+    proc.process(100)
+    given = VmIds()
+    discovery = Discovery(proc.proc, given=given)
+    ids = []
+    for number in range(1, 8):
+        ids += [vm["id"] for vm in discovery.describe(totals((0, number, 100, 0, 101)), 0)]
+        discovery.forget(number)
+        if number == 5:  # the process that discovers has ended; the collector knows what it has been told
+            given = VmIds()
+            for vm_id in ids:
+                given.note(vm_id)
+            discovery = Discovery(proc.proc, given=given)
+    assert ids == ["100-777", *(f"100-777-{n}" for n in range(2, 8))]
+    proc.process(100, start=778)
+    assert discovery.describe(totals((0, 8, 100, 0, 101)), 0)[0]["id"] == "100-778"
 
 
 def state(discovery: Discovery, rows: Rows, now_ns: int) -> Any:

@@ -9,6 +9,7 @@ from exitscope_probes.discovery import MAX_ADDRESSES, MAX_HANDLERS
 from exitscope_probes.notes import Notes
 from exitscope_probes.observing import Watcher
 from exitscope_probes.records import ADDRESS_UNKNOWN, FAULT_DTYPE
+from exitscope_probes.vmids import VmIds
 
 
 def served(*pairs: tuple[int, int], hva: int = ADDRESS_UNKNOWN) -> np.ndarray:  # type: ignore[type-arg]
@@ -57,7 +58,7 @@ def test_addresses_wait_until_their_vm_is_known() -> None:
 def test_who_served_a_vm_that_is_told_in_the_same_message_is_not_forgotten() -> None:
     """All of its faults may have been over before it was known."""
     ours, theirs = (Channel(end) for end in socket.socketpair())
-    watcher = Watcher(theirs, given=[], follow=False, ids={}, seed=None)
+    watcher = Watcher(theirs, qmp=[], follow=False, ids={}, given=VmIds(), seed=None)
     rows = {"vms": [(1, 1 << 22)], "vcpus": [(0, 1, 1 << 22, 0, 1 << 22, 0)]}
     ours.send({"rows": rows, "now_ns": 0, "handlers": [(1, 7)], "forgotten": []})
     watcher._receive(0)
