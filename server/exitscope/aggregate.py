@@ -21,6 +21,7 @@ from .peer import Hello, PeerMigration, PeerUser, PeerVms, checked
 from .rows import MAX_RESTING, MAX_ROWS, MAX_SLOTS, Rows
 from .scalars import COUNTS, EXITS, HISTOGRAM_WIDTH, SCALARS, STALL_NS, SUMS_NS, VM_SCALARS
 from .series import Series
+from .shared_queue import Queue, inferred
 from .slowest import Slowest
 from .stalled import Stalled
 from .threads import Threads
@@ -272,9 +273,9 @@ class Aggregate:
                 continue
             vm.events_read = int(record["events_read"])
             if not vm.peer.uffds and vm.gone_ns is None:
-                # Whose a userfaultfd is that a pager holds for several VMs is not known; whose events it has read, is.
-                held = max(vm.events_read - int(record["events_done"]), 0)
-                vm.total = vm.held = min(held, int(np.count_nonzero(open_since_ns[vm.vcpu_rows()])))
+                waits = open_since_ns[vm.vcpu_rows()].any()
+                vm.inferred = inferred(vm.peer, record, vm.totals(self.rows), self.time_ns) if waits else Queue()
+                vm.pending, vm.total = vm.inferred.pending, vm.inferred.total
             rows.append(vm.row)
             values.append(
                 np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))

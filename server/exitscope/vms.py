@@ -12,6 +12,7 @@ from exitscope_probes.settings import MOST_VMS
 
 from .peer import PeerVm
 from .rows import BLANK, Rows
+from .shared_queue import Queue
 from .window import NS_PER_S
 
 GONE_KEPT_NS: Final = 600 * NS_PER_S
@@ -43,7 +44,7 @@ class Vm:
     final: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
     pending: int = 0
     total: int = 0
-    held: int = 0  # vCPUs whose event has been read by a process whose userfaultfds are not known
+    inferred: Queue = field(default_factory=Queue)  # where no userfaultfd is known to be the VM's
     events_read: int = 0  # of its userfaultfds, without those that named a vCPU
 
     @property
@@ -142,8 +143,8 @@ class Vms:
                     continue
                 new.append(vm)
             vm.peer = peer
-            vm.pending = sum(uffd.pending for uffd in peer.uffds)
-            vm.total = sum(uffd.total for uffd in peer.uffds) if peer.uffds else vm.held
+            vm.pending = sum(uffd.pending for uffd in peer.uffds) if peer.uffds else vm.inferred.pending
+            vm.total = sum(uffd.total for uffd in peer.uffds) if peer.uffds else vm.inferred.total
         alive = {peer.vm for peer in peers if peer.state == "running"}
         for vm in self:
             if vm.gone_ns is None and (vm.number not in alive or self._by_number.get(vm.number) is not vm):
@@ -197,7 +198,7 @@ class Vms:
 
     def _end(self, vm: Vm, time_ns: int) -> None:
         vm.gone_ns = time_ns
-        vm.pending = vm.total = vm.held = 0
+        vm.pending, vm.total, vm.inferred = 0, 0, Queue()
         for row in vm.rows.values():
             self._rows.rest(row)
 

@@ -4,8 +4,14 @@
  * pager workers   a thread reads the events and starts another one for each, which ends when it has placed the page
  * pager kept      by another process; the VMM keeps its own descriptor of the userfaultfd
  * pager closed    by another process, which alone has the descriptor
- * Says "READY PID" with the process that fills, takes lines "PAGES MICROSECONDS", touches so many further pages, each of
- * which comes that late, says "DONE", and ends in order with its stdin. */
+ * pager given     by a daemon, which takes the userfaultfd when it is told of it; the VMM takes a line, and closes its own
+ * pager lent      the same, and the VMM keeps its own
+ * Says "READY PID" with the process that fills (given, lent: the number of the descriptor), takes lines
+ * "PAGES MICROSECONDS", touches so many further pages, each of which comes that late, says "DONE", and ends in order with
+ * its stdin.
+ *
+ * pager daemon    fills the memory of several VMs: takes lines "take PID FD", "hold N" and "release N" (the faults of the Nth
+ *                 are read, and answered no more), says "DONE" to each, and ends with its stdin. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -67,6 +73,50 @@ static void *fill(void *workers) {
     return 0;
 }
 
+static void take_events(int fd, int held, uint64_t *kept) {
+    struct uffd_msg message;
+    if (read(fd, &message, sizeof(message)) != sizeof(message))
+        return;
+    uffd = fd;
+    *kept = message.arg.pagefault.address & ~(PAGE - 1);
+    if (!held)
+        place((void *)*kept);
+}
+
+static int daemon_of_several(void) {
+    struct pollfd ready[9] = {{.events = POLLIN}};
+    int taken = 0, held = -1, pid, fd;
+    uint64_t kept[8];
+    char line[64];
+    printf("READY %d\n", getpid());
+    for (;;) {
+        fflush(stdout);
+        must(poll(ready, taken + 1, -1) > 0, "poll");
+        for (int i = 0; i < taken; i++)
+            if (ready[i + 1].revents)
+                take_events(ready[i + 1].fd, i == held, &kept[i]);
+        if (!ready[0].revents)
+            continue;
+        ssize_t bytes = read(0, line, sizeof(line) - 1);
+        if (bytes <= 0)
+            return 0;
+        line[bytes] = 0;
+        if (sscanf(line, "take %d %d", &pid, &fd) == 2) {
+            int process = syscall(SYS_pidfd_open, pid, 0);
+            ready[++taken] = (struct pollfd){.fd = syscall(SYS_pidfd_getfd, process, fd, 0), .events = POLLIN};
+            must(ready[taken].fd >= 0, "pidfd_getfd");
+            close(process);
+        } else if (sscanf(line, "release %d", &held) == 1) {
+            uffd = ready[held + 1].fd;
+            place((void *)kept[held]);
+            held = -1;
+        } else {
+            sscanf(line, "hold %d", &held);
+        }
+        printf("DONE\n");
+    }
+}
+
 static void add_memory(int vm, uint32_t slot, uint64_t gpa, void *memory, uint64_t bytes) {
     struct kvm_userspace_memory_region region = {
         .slot = slot, .guest_phys_addr = gpa, .memory_size = bytes, .userspace_addr = (uint64_t)memory};
@@ -116,16 +166,21 @@ static void touch(int vcpu, uint64_t first, uint64_t count) {
 int main(int count, char **arguments) {
     must(count == 2, "usage");
     int closed = !strcmp(arguments[1], "closed"), process = closed || !strcmp(arguments[1], "kept");
+    int given = !strcmp(arguments[1], "given"), lent = !strcmp(arguments[1], "lent");
     uint8_t *memory = mmap(0, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     late_us = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     memset(content, 7, PAGE);
+    if (!strcmp(arguments[1], "daemon"))
+        return daemon_of_several();
     uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     struct uffdio_api api = {.api = UFFD_API};
     struct uffdio_register range = {.range = {(uint64_t)memory, PAGES * PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
     must(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api), "userfaultfd");
     must(!ioctl(uffd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
-    pid_t filler = getpid();
-    if (process) {
+    int filler = getpid();
+    if (given || lent) {
+        filler = uffd;
+    } else if (process) {
         filler = fork();
         if (!filler) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -144,6 +199,10 @@ int main(int count, char **arguments) {
     add_memory(vm, 1, DATA_AT, memory, PAGES * PAGE);
     printf("READY %d\n", filler);
     fflush(stdout);
+    if (given || lent)
+        scanf("%*s");
+    if (given)
+        close(uffd);
     uint64_t done = 0, pages;
     while (scanf("%lu %lu", &pages, late_us) == 2) {
         touch(vcpu, done, pages);

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.kernel.harness import finish, guest
 from tests.kernel.migration import Migration, Plan
 from tests.kernel.operators import Operator, S, operator
-from tests.kernel.pager import pager, pager_program
+from tests.kernel.pager import daemon, pager, pager_program
 
 __all__ = ["operator", "pager_program"]
 
@@ -144,6 +145,48 @@ def test_workers_that_end_with_their_faults(operator: Operator, pager_program: P
             operator.for_seconds(1)
         operator.for_seconds(6)
         assert "handler_gone" not in {alarm.kind for alarm in operator.alarms(vm.pid)}
+
+
+@pytest.mark.parametrize("how", ["given", "lent"])
+def test_a_pager_of_several_vms_that_leaves_one_waiting(operator: Operator, pager_program: Path, how: str) -> None:
+    """Read and not answered; then not even read, as the pager is stopped. The others' queues are empty."""
+    with ExitStack() as stack:
+        server = stack.enter_context(daemon(pager_program))
+        vms = [stack.enter_context(pager(pager_program, how)) for _ in range(3)]
+        for vm in vms:
+            server.serve(vm)
+            vm.touch(100)
+            vm.touched()
+        waiting = vms[1]
+
+        def queues() -> list[tuple[int, int]]:
+            return [(found.pending, found.total) for vm in vms for found in operator.vms(vm.pid)]
+
+        def stuck() -> bool:
+            return "handler_stuck" in operator.active(waiting.pid)
+
+        operator.watch(lambda: all(operator.migrations(vm.pid) for vm in vms), "that they are paged in")
+        operator.watch(lambda: queues() == [(0, 0)] * 3, "empty queues")
+        server.do("hold 1")
+        waiting.touch(1)
+        operator.watch(lambda: stuck() and queues() == [(0, 0), (0, 1), (0, 0)], "a fault that is read only")
+        assert "has been read, no page has been filled for" in operator.active(waiting.pid)["handler_stuck"].message
+        server.do("release 1")
+        waiting.touched()
+        operator.watch(lambda: not stuck() and queues() == [(0, 0)] * 3, "its end")
+        os.kill(server.pid, signal.SIGSTOP)
+        waiting.touch(1)
+        operator.watch(lambda: stuck() and queues() == [(0, 0), (1, 1), (0, 0)], "a fault that is queued unread")
+        assert "is queued unread, nothing has been read or filled for" in (
+            operator.active(waiting.pid)["handler_stuck"].message
+        )
+        os.kill(server.pid, signal.SIGCONT)
+        waiting.touched()
+        operator.watch(lambda: not stuck() and queues() == [(0, 0)] * 3, "its end")
+        for vm in vms:
+            assert {alarm.kind for alarm in operator.alarms(vm.pid)} <= (
+                STALLS | {"handler_stuck"} if vm is waiting else set()
+            )
 
 
 @pytest.mark.needs("vm")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exitscope_probes.records import MODE_KERNEL, MODE_UFFD, RESOLVERS, SEEN_READ
+from exitscope_probes.records import EXIT_NAMES, MODE_KERNEL, MODE_UFFD, RESOLVERS, SEEN_READ
 from exitscope_probes.wire import Kind, Message
 
 from .alarm_scene import MS, Scene, thread
@@ -404,3 +404,43 @@ def test_a_pager_of_several_vms_that_holds_the_fault_of_one() -> None:
     scene.resolve(held, 1)
     scene.go(4)
     assert scene.kinds == [] and [vm.total for vm in scene.aggregate.vms] == [0, 0]
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["stopped", "gone"])
+def test_a_pager_of_several_vms_that_is_stopped_before_it_has_read_the_event(lives: bool) -> None:
+    """No descriptor shows whose the queue is; the vCPU sleeps, and what has been read of its VM is done."""
+    scene = Scene()
+    held, other = scene.feeder.add_vm(1, 2, id="one"), scene.feeder.add_vm(2, 2, id="two")
+    scene.uffds = {1: False, 2: False}
+    pager = {"tid": 900, "name": "page-daemon", "cpu_ns": 5, "pid": 899, "lives": lives}
+    scene.handlers = {1: [pager], 2: [pager]}
+    scene.start()
+    for vm in (held, other):
+        vm.totals["events_read"] = vm.totals["events_done"] = 7
+        scene.feeder.fill(vm, "COPY", 7)
+    scene.go(1)
+    scene.wait(held, 1)
+    scene.go(1.6)
+    assert [(vm.pending, vm.total) for vm in scene.aggregate.vms] == [(int(lives), int(lives)), (0, 0)]
+    if not lives:
+        assert "handler_stuck" not in scene.kinds, "a wait for the kernel's own"
+        return
+    alarm = scene.one("handler_stuck")
+    assert (alarm.vm, alarm.vcpu) == ("one", 1)
+    assert alarm.message.startswith("1 fault of fake is queued unread")
+    scene.resolve(held, 1)
+    scene.go(4)
+    assert scene.kinds == [] and [vm.total for vm in scene.aggregate.vms] == [0, 0]
+
+
+def test_a_vcpu_that_brings_its_faults_to_userspace_is_in_no_queue() -> None:
+    scene = Scene()
+    vm = scene.feeder.add_vm(1, 1)
+    scene.uffds = {1: False}
+    scene.handlers = {1: [{"tid": 900, "name": "pager", "cpu_ns": 5, "pid": 899, "lives": True}]}
+    scene.start()
+    vm.totals["events_read"] = vm.totals["events_done"] = 7
+    scene.feeder.vcpus[vm.slots[0]]["exits"][EXIT_NAMES.index("EFAULT")] = 1
+    scene.wait(vm, 0)
+    scene.go(1.6)
+    assert [(vm.pending, vm.total) for vm in scene.aggregate.vms] == [(0, 0)]
