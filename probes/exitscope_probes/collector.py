@@ -281,7 +281,7 @@ class Collector:
         rows, vms = np.isin(totals.vcpus["vm"], numbers), np.isin(totals.vms["vm"], numbers)
         for slot in (vcpu_slots := totals.slots[rows].tolist()):
             self._reader.clear_vcpu(slot)
-        self._probes.free_vcpu_slots(vcpu_slots)
+        self._ledger.add_unmatched(self._probes.free_vcpu_slots(vcpu_slots))
         for slot in (vm_slots := totals.vm_slots[vms].tolist()):
             self._reader.clear_vm(slot)
         self._probes.free_vm_slots(vm_slots)

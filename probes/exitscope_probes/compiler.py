@@ -37,7 +37,7 @@ _HEADERS = (
         "resolve.h",
         "notify.h",
     ),
-    *("vcpu_run.h", "uffd_wait.h"),
+    *("roaming.h", "vcpu_run.h", "uffd_wait.h"),
 )
 # -D name: where BTF says it is
 _OFFSETS = {
@@ -45,6 +45,8 @@ _OFFSETS = {
     "OFF_TASK_MM": "task_struct.mm",
     "OFF_TASK_TGID": "task_struct.tgid",
     "OFF_TASK_PARENT": "task_struct.real_parent",
+    "OFF_TASK_SIGNAL": "task_struct.signal",
+    "OFF_SIGNAL_FLAGS": "signal_struct.flags",
     "OFF_TASK_CRED": "task_struct.cred",
     "OFF_CRED_USER_NS": "cred.user_ns",
     "OFF_USER_NS_LEVEL": "user_namespace.level",

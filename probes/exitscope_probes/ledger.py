@@ -27,11 +27,16 @@ class Ledger:
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
         self._own = dict.fromkeys(COLLECTOR_LOSSES, 0)
+        self._unmatched = 0
         self._own["hook_missing"] = sum(hook.essential and hook.status != "attached" for hook in hooks)
 
     def add(self, name: str, count: int = 1) -> None:
         """Count a loss on this side; KeyError for a name that is not in COLLECTOR_LOSSES."""
         self._own[name] = self._own[name] + count
+
+    def add_unmatched(self, count: int) -> None:
+        """Count faults that a VM had begun and that no thread will end: the kernel counts only what it sees."""
+        self._unmatched += count
 
     def own(self, name: str) -> int:
         """One of our own counters."""
@@ -41,4 +46,5 @@ class Ledger:
         """The whole ledger: kernel counters, the records dropped for slow clients, and our own."""
         merged = {name: kernel.get(name, 0) for name in LOSSES} | self._own
         merged["slow_client"] = slow_client
+        merged["unmatched_begin"] += self._unmatched
         return merged

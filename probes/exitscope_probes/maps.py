@@ -167,6 +167,7 @@ class Maps:
         self._make("no_vms", _ARRAY, _U32, MEMORY_VMS_DTYPE, 1)
         self._make("pendings", _HASH, PAGE_KEY_DTYPE, PENDING_DTYPE, MAX_PENDING)
         self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (5,))), MAX_PENDING)
+        self._make("resting", _HASH, _U64, _U32, max_vcpus)
         self._make("waiting", _ARRAY, _U32, WAITING_DTYPE, WAITING_ENTRIES)
 
     def _make(

@@ -96,17 +96,32 @@ class Probes:
         entries = [(key, table.get(key)) for key in table.walk()]
         return [key for key, value in entries if value is not None and unwanted(key, value) and table.delete(key)]
 
-    def free_vcpu_slots(self, slots: Collection[int]) -> None:
-        """Gives vCPU slots back, after their rows and histograms have been zeroed; many at once cost little more."""
+    def free_vcpu_slots(self, slots: Collection[int]) -> int:
+        """Gives vCPU slots back, after their rows and histograms have been zeroed; many at once cost little more.
+
+        Returns how many were left in a fault by all threads.
+        """
         gone = set(slots)
         self._forget(self.maps["vcpu_slots"], lambda _, value: int(value) in gone)
         self._forget(self.maps["async_waits"], lambda key, _: int(key["slot"]) in gone)
+        unfinished = self._free_resting(gone)
         left = np.isin(self._threads["slot"], list(gone))  # a thread may live on, and wait for another VM's pages
         for name, none in (("vcpu", 0), ("slot", NO_SLOT), ("vcpu_id", VCPU_OTHER)):
             self._threads[name][left] = none
         self._return_shares("vcpu_users", gone, (0, 1))
         for slot in sorted(gone):
             self._give("free_vcpus", slot)
+        return unfinished
+
+    def _free_resting(self, slots: set[int]) -> int:
+        """Gives back what keeps the state of vCPUs that no thread has run since; their number."""
+        resting, count = self.maps["resting"], 0
+        for key in list(resting.walk()):
+            value = resting.get(key)
+            if value is not None and int(self._threads["slot"][int(value)]) in slots and resting.delete(key):
+                self._give("free_threads", int(value))
+                count += 1
+        return count
 
     def free_vm_slots(self, slots: Collection[int]) -> None:
         """Gives VM slots back, after their rows have been zeroed; forgets what was pending on their memory."""
@@ -217,7 +232,7 @@ class Probes:
 
     def occupancy(self) -> dict[str, int]:
         """Entries of each map that grows with VMs and faults."""
-        names = ("vcpu_slots", "vm_slots", "vm_slots_by_mm", "pendings", "async_waits")
+        names = ("vcpu_slots", "vm_slots", "vm_slots_by_mm", "pendings", "async_waits", "resting")
         return {name: sum(1 for _ in self.maps[name].walk()) for name in names}
 
     def close(self) -> None:

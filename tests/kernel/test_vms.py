@@ -183,3 +183,20 @@ def test_a_descriptor_that_becomes_a_files(watch: Watch, run: Run) -> None:
         assert (seen.vm["events_read"], seen.vm["events_done"]) == (100, 100)
         assert seen.faults(MODE_UFFD) == [100]
     watch.retire(pid)
+
+
+@pytest.mark.parametrize("stays", [0, 1])
+def test_vcpus_that_are_run_by_one_thread_after_another(watch: Watch, run: Run, stays: int) -> None:
+    """Each fault begins on one thread and ends on the next, which has placed its page; the first has ended, or not."""
+    with watch.losing(), run("roaming", stays) as (pid, said):
+        assert said["fills"] == 80
+        for vm, vcpus in rows(watch, pid):
+            assert vcpus["series"]["count"][:, MODE_EXIT].tolist() == [40]
+            assert not vcpus["open_since_ns"].any()
+            assert (vm["fills_demand"][FILLS.index("COPY")], vm["fills_background"].sum()) == (40, 0)
+            watch.drain()
+            records = watch.records_of(int(vm["vm"]))
+            assert len(records) == 40 and (records["seen"] & SEEN_FILL).all()
+            assert len(np.unique(records["hva"])) == 40 and not (records["hva"] % PAGE_BYTES).any()
+            assert len(set(records["tid"])) == 40, "each is told of the thread that went on"
+    watch.retire(pid)

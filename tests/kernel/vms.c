@@ -9,6 +9,8 @@
  *   halfway     100 ranges of 16 pages are copied to where the sixth page is present already
  *   released    the userfaultfd is closed while the vCPU waits, before anybody has read its event
  *   reused      a descriptor of which events were read becomes a file's
+ *   roaming N   exit mode: two VMs of 40 pages each; a thread of its own runs both from one fault to the next, and ends (N = 0)
+ *               or stays; the next one places the page and goes on
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -177,6 +179,46 @@ static void *place(void *unused) {
     return NULL;
 }
 
+struct step {
+    struct machine *machine[2];
+    uint8_t *page[2]; /* to be placed before, NULL: the vCPU starts */
+    int error[2];     /* of KVM_RUN */
+    bool stays;       /* the thread, until all is done */
+    volatile bool done;
+};
+
+static void *run_step(void *argument) {
+    struct step *s = argument;
+    for (int i = 0; i < 2; i++) {
+        if (s->page[i])
+            fills += copy(s->page[i], 1);
+        s->error[i] = s->page[i] ? (ioctl(s->machine[i]->vcpu, KVM_RUN, 0) ? errno : 0) : touch(s->machine[i], 0, 40);
+    }
+    s->done = true;
+    while (s->stays && !quit)
+        usleep(1000);
+    return NULL;
+}
+
+static void roam(struct machine *first, struct machine *other, bool stays) {
+    struct step s = {.machine = {first, other}, .stays = stays};
+    pthread_t runner[41];
+    for (uint64_t i = 0; i <= 40; i++) {
+        s.done = false;
+        pthread_create(&runner[i], 0, run_step, &s);
+        while (stays && !s.done)
+            usleep(100);
+        if (!stays)
+            pthread_join(runner[i], 0);
+        must(s.error[0] == (i < 40 ? EFAULT : 0) && s.error[1] == s.error[0], "run");
+        s.page[0] = memory + i * PAGE;
+        s.page[1] = memory + (2000 + i) * PAGE;
+    }
+    quit = true;
+    for (int i = 0; stays && i <= 40; i++)
+        pthread_join(runner[i], 0);
+}
+
 static void *close_soon(void *unused) {
     (void)unused;
     usleep(300000);
@@ -198,11 +240,13 @@ int main(int count, char **argument) {
         must(!touch(&first, 0, 1000), "run");
         watch(UFFD_FEATURE_PAGEFAULT_FLAG_WP, memory, 1000, UFFDIO_REGISTER_MODE_WP);
     } else {
-        watch(strcmp(way, "elsewhere") ? 0 : UFFD_FEATURE_SIGBUS, memory, 16 * 1024, UFFDIO_REGISTER_MODE_MISSING);
+        bool exits = !strcmp(way, "elsewhere") || !strcmp(way, "roaming");
+        watch(exits ? UFFD_FEATURE_SIGBUS : 0, memory, 16 * 1024, UFFDIO_REGISTER_MODE_MISSING);
         create(&first, memory, 1600);
     }
     say("READY");
-    if (strcmp(way, "halfway") && strcmp(way, "elsewhere") && strcmp(way, "released") && strcmp(way, "reused"))
+    if (strcmp(way, "halfway") && strcmp(way, "elsewhere") && strcmp(way, "released") && strcmp(way, "reused") &&
+        strcmp(way, "roaming"))
         pthread_create(&handler, 0, handle, 0);
     if (!strcmp(way, "churn")) {
         must(!touch(&first, 0, 4), "run");
@@ -235,6 +279,9 @@ int main(int count, char **argument) {
                 usleep(100);
             must(!ioctl(first.vcpu, KVM_RUN, 0), "run");
         }
+    } else if (!strcmp(way, "roaming")) {
+        create(&other, memory + 2000 * PAGE, 40);
+        roam(&first, &other, n);
     } else if (!strcmp(way, "halfway")) {
         for (uint64_t i = 0; i < 100; i++) {
             must(copy(memory + (i * 16 + 5) * PAGE, 1), "UFFDIO_COPY");
@@ -257,6 +304,10 @@ int main(int count, char **argument) {
         usleep(200000);
         quit = true;
         pthread_join(runner, 0);
+    }
+    if (handler && !quit) { /* what it has counted is all, then */
+        quit = true;
+        pthread_join(handler, 0);
     }
     sprintf(done, "DONE {\"events\": %lu, \"fills\": %lu}", events, fills);
     say(done);

@@ -144,12 +144,13 @@ class FakeProbes:
         exits["sum_ns"] += np.uint64(ns)
         exits["max_ns"] = max(int(exits["max_ns"]), ns)
 
-    def free_vcpu_slots(self, slots: list[int]) -> None:
+    def free_vcpu_slots(self, slots: list[int]) -> int:
         for slot in slots:
             assert not self.vcpus[slot : slot + 1].view(np.uint8).any(), "row freed before it was zeroed"
             assert not self.hardware[slot : slot + 1].view(np.uint8).any(), "exits freed before they were zeroed"
             assert not self.histograms[slot].any(), "histograms freed before they were zeroed"
             self.freed.append(("vcpu", slot))
+        return 0
 
     def look_for_ended(self) -> None:
         """VMs end here as the test says."""

@@ -349,3 +349,16 @@ static __always_inline void finish_exit(struct thread *thread, u64 now) {
     thread->reenter_ns = now;
     close_wait(thread, wait);
 }
+
+/* A vCPU has left KVM_RUN with a fault: somebody else may place its page. Looked at before it is written: a cache line that
+ * nobody changes costs nothing to share. */
+static __always_inline void note_exited(struct thread *thread) {
+    struct exited *exited = bpf_map_lookup_elem(MAP(exited), &thread->wait.vm_slot);
+    if (!exited)
+        return;
+    u32 *place = &exited->thread[at_most(thread->vcpu_id % EXITED_VCPUS, EXITED_VCPUS - 1)];
+    if (*place != thread->self + 1)
+        *place = thread->self + 1;
+    if (!exited->any)
+        exited->any = 1;
+}

@@ -133,6 +133,7 @@ static __always_inline void note_new_vcpu(u64 vcpu) {
     u64 mm = kvm ? read_u64(kvm + OFF_KVM_MM) : 0;
     struct settings *known = the_settings();
     bpf_map_delete_elem(MAP(vcpu_slots), &vcpu); /* an ended one may have sat where it sits */
+    bpf_map_delete_elem(MAP(resting), &vcpu);
     if (known)
         __sync_fetch_and_add(&known->vcpus_made, 1);
     if (mm)

@@ -61,7 +61,7 @@ struct fill {
 /* Which vCPU a fill is for, while it is looked for: in a map, as the verifier forgets what it knows of that, and so does not
  * walk every combination. */
 struct search {
-    u32 tid;
+    u32 found; /* its slot in threads, plus 1; 0: none */
     u32 candidates;
     u64 exit_ns;
 };
@@ -77,7 +77,7 @@ struct slot {
 
 /* A thread that runs a vCPU, waits for a VM's pages (vcpu_id == VCPU_OTHER), reads a userfaultfd or fills pages. */
 struct thread {
-    u32 tid;
+    u32 tid;  /* 0: of a vCPU in a fault that no thread has now */
     u32 self; /* its own slot in threads */
     u32 slot; /* of its totals, NO_SLOT if it never waits */
     u32 vm;
@@ -192,12 +192,13 @@ struct memory_vms {
     u32 reserved;
 };
 
-/* vCPUs that have left KVM_RUN with a fault, by their number; one that has been solved since is found to be so. */
+/* vCPUs that have left KVM_RUN with a fault, by their number: slots in threads, plus 1. One that has been solved since is
+ * found to be so. */
 struct exited {
     u16 any;
     u8 own;    /* its vCPUs place their pages themselves */
     u8 others; /* somebody else does */
-    u32 tid[EXITED_VCPUS];
+    u32 thread[EXITED_VCPUS];
 };
 
 struct tid_page {
@@ -243,6 +244,7 @@ MAP_OF(no_vms, u32, struct memory_vms);         /* what such an entry is made fr
 MAP_OF(pendings, struct page_key, struct pending);
 MAP_OF(exited, u32, struct exited);   /* by the VM's slot */
 MAP_OF(waiting, u32, struct waiting); /* by a hash of the page */
+MAP_OF(resting, u64, u32);            /* vCPUs in a fault that no thread has: their slots in threads */
 MAP_OF(async_waits, struct async_key, struct async_wait);
 _Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
 _Static_assert(VALUE_free_vcpus == sizeof(struct free_slot) && VALUE_free_vms == sizeof(struct free_slot) &&

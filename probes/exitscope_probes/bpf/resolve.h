@@ -282,6 +282,12 @@ static __always_inline void fill_own_fault(struct thread *thread, struct target 
     fill_fault(thread, thread, target, target->key.page, now);
 }
 
+/* Whether a fill is of the memslot that KVM used last; true where that is not known. */
+static __always_inline bool is_in_memslot(struct slot *slot, struct target *target) {
+    return !slot->pages || target->key.page - slot->hva < slot->pages * PAGE_BYTES ||
+           slot->hva - target->key.page < target->bytes;
+}
+
 /* Nobody was woken, but somebody may be about to sleep, and will find the page there. */
 static __always_inline void serve_waiting(struct thread *filler, struct target *target) {
     struct waiting *entry = waiting_for(&target->key);
@@ -305,9 +311,9 @@ static __always_inline bool may_be_exited_for(struct exited *exited, struct thre
         return false;
     if (thread->wait.hva != ADDRESS_UNKNOWN)
         return thread->wait.hva - target->key.page < target->bytes;
-    /* It waits for somebody else if it sleeps, as long as no vCPU of the VM has placed a page itself. */
+    /* It waits for somebody else if no thread has it, or if that sleeps, as long as no vCPU of the VM has placed a page itself. */
     bool asleep = thread->wait.sleep_ns && !thread->wait.run_ns && !thread->filling;
-    if (exited->own || !(asleep || exited->others))
+    if (thread->tid && (exited->own || !(asleep || exited->others)))
         return false;
     return target->key.page - thread->exit_slot.hva < thread->exit_slot.pages * PAGE_BYTES;
 }
@@ -320,19 +326,19 @@ static __always_inline bool serve_exited(struct thread *filler, struct target *t
     struct search *best = &filler->search;
     if (!exited || !exited->any)
         return false;
-    best->tid = 0;
+    best->found = 0;
     best->candidates = 0;
     for (u32 i = 0; i < EXITED_VCPUS; i++) {
-        struct thread *thread = exited->tid[i] ? thread_of(exited->tid[i]) : 0;
+        struct thread *thread = exited->thread[i] ? thread_in(exited->thread[i] - 1) : 0;
         if (!thread || !may_be_exited_for(exited, thread, target, vm_slot))
             continue;
-        if (best->tid && thread->exit_ns > best->exit_ns && thread->wait.hva == ADDRESS_UNKNOWN)
+        if (best->found && thread->exit_ns > best->exit_ns && thread->wait.hva == ADDRESS_UNKNOWN)
             continue;
-        best->tid = exited->tid[i];
+        best->found = exited->thread[i];
         best->exit_ns = thread->wait.hva == ADDRESS_UNKNOWN ? thread->exit_ns : 0;
         best->candidates++;
     }
-    struct thread *found = best->tid ? thread_of(best->tid) : 0;
+    struct thread *found = best->found ? thread_in(best->found - 1) : 0;
     if (!found)
         return false;
     if (!exited->others)
@@ -368,7 +374,8 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
     if (result < 0)
         target.bytes = bytes_placed(fill);
     bool placed = result >= 0 || target.bytes;
-    if (thread->exit_ns && !pending) {
+    bool own = thread->exit_ns && is_in_memslot(&thread->exit_slot, &target);
+    if (own && !pending) {
         vm = vm_totals_of(vm_slot);
     } else {
         vm = vm_filled_by(thread);
@@ -387,7 +394,7 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
         __sync_fetch_and_add(&vm->fills_failed, 1);
     if (fill->woken || !placed)
         return;
-    if (thread->exit_ns) {
+    if (own) {
         fill_own_fault(thread, &target, now);
         demand = true;
     } else if (!demand) {

@@ -8,7 +8,8 @@ int on_thread_exit(u64 *ctx) {
     struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     if (!thread || !row)
         return 0;
-    if (thread->wait.open || thread->exit_ns || thread->async_outstanding)
+    bool left = leaves_to_others(thread);
+    if (!left && (thread->wait.open || is_unfinished(thread)))
         lose(LOSS_UNMATCHED_BEGIN);
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals && is_vcpu(thread) && totals->tid == tid) {
@@ -17,6 +18,7 @@ int on_thread_exit(u64 *ctx) {
     }
     row->thread[tid % TIDS_PER_PAGE] = 0;
     struct free_slot slot = {.slot = thread->self};
-    bpf_map_push_elem(MAP(free_threads), &slot, 0);
+    if (!left)
+        bpf_map_push_elem(MAP(free_threads), &slot, 0);
     return 0;
 }

@@ -8,7 +8,7 @@ static __always_inline void enter_run(u64 vcpu) {
     if (!known)
         return;
     if (!thread || thread->vcpu != vcpu || (thread->vcpus_made != (u32)known->vcpus_made && !is_still(thread)))
-        thread = adopt_vcpu(vcpu);
+        thread = run_another(thread, vcpu);
     if (!thread)
         return;
     thread->vcpus_made = known->vcpus_made;
@@ -71,14 +71,7 @@ static __always_inline void begin_exit(struct thread *thread, u32 reason, s32 re
     keep_slot(&thread->exit_slot, read_u64(thread->vcpu + OFF_VCPU_LAST_USED_SLOT));
     if (TWO_STAGE_PAGING && wait->hva == ADDRESS_UNKNOWN)
         wait->hva = hva_in(&thread->exit_slot, thread->exit_gpa);
-    struct exited *exited = bpf_map_lookup_elem(MAP(exited), &wait->vm_slot);
-    if (exited) { /* looked at before it is written: a line that nobody changes costs nothing to share */
-        u32 *tid = &exited->tid[at_most(thread->vcpu_id % EXITED_VCPUS, EXITED_VCPUS - 1)];
-        if (*tid != thread->tid)
-            *tid = thread->tid;
-        if (!exited->any)
-            exited->any = 1;
-    }
+    note_exited(thread);
     struct vcpu_totals *totals = totals_of(thread->slot);
     if (totals)
         totals->open_since_ns = thread->access_ns;
