@@ -1,63 +1,39 @@
-"""`python -m exitscope_probes collect|doctor`, for a host that has only the probes installed."""
+"""The way in: `python -m exitscope_probes`."""
 
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # `python -m` puts the current directory there: whatever lies in it would run
 
-import argparse
-from collections.abc import Callable
-from typing import Any
-
-from . import __version__, doctor
-from .collector import main as collect
-from .errors import printed
-from .settings import OPTIONS, Option, Settings, from_environment
+import os
+import signal
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run; returns the exit status (2, by argparse, for wrong usage)."""
-    parser = argparse.ArgumentParser(prog="exitscope_probes", description="The privileged half of exitscope.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    collector = commands.add_parser("collect", help="trace all VMs and serve what is seen on a unix socket")
-    add_collect_arguments(collector)
-    doctor_parser = commands.add_parser("doctor", help="what this host can show, and what to do about the rest")
-    doctor_parser.add_argument("--json", action="store_true", help="as JSON")
-    arguments = vars(parser.parse_args(argv))
-    if arguments.pop("command") == "doctor":
-        return doctor.main(as_json=arguments["json"])
+def main() -> None:
+    """Run the command line; one clear line where numpy is missing."""
+    interrupts = signal.getsignal(signal.SIGINT)
+    if interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to tidy up yet
     try:
-        environment = from_environment()
-    except ValueError as error:
-        collector.error(str(error))
-    return collect(Settings(**environment | arguments))
+        from .commandline import main as run
+        from .errors import printed
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "exitscope_probes":
+            raise
+        sys.exit(
+            f"exitscope: the Python package {error.name} is missing: `{sys.executable} -m pip install exitscope` "
+            "installs what the collector needs"
+        )
+    if interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupts)
+    try:
+        sys.exit(printed(run))
+    except Exception:
+        import traceback
 
-
-def add_collect_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `collect`, one for each field of Settings. What is not given is not in the result."""
-    for option in OPTIONS.values():
-        default = f" [default: {option.default}]" if option.default else ""
-        details: dict[str, Any] = {"help": f"{option.help} [env var: {option.variable}]{default}"}
-        if option.switch:
-            details["action"] = "store_true"
-        else:
-            details |= {"type": _reader(option), "metavar": option.metavar, "choices": option.choices or None}
-            details |= {"action": "append"} if option.many else {}
-        parser.add_argument(option.flag, default=argparse.SUPPRESS, **details)
-
-
-def _reader(option: Option) -> Callable[[str], Any]:
-    """What argparse calls; it shows the message of an ArgumentTypeError as it is."""
-
-    def read(text: str) -> Any:
-        try:
-            return option.read(text) if not option.many else option.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read
+        traceback.print_exc()
+        sys.exit(os.EX_SOFTWARE)  # a defect of ours: not 1, which a person can mend
 
 
 if __name__ == "__main__":
-    sys.exit(printed(main))
+    main()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from .libc import libc, system_call
 from .procfs import Proc
 
 _MAX_LINKS: Final = 8
@@ -49,26 +50,23 @@ def rights_of(owner: Owner) -> Iterator[None]:
         yield
         return
     own = os.getgroups()
-    libc = ctypes.CDLL(None, use_errno=True)
-    _set_groups(libc, owner.groups)
-    libc.setfsgid(owner.group)
-    libc.setfsuid(owner.user)
+    _set_groups(owner.groups)
+    libc("setfsgid", owner.group)
+    libc("setfsuid", owner.user)
     try:
-        if libc.setfsuid(-1) != owner.user:
+        if libc("setfsuid", -1) != owner.user:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         yield
     finally:
-        libc.setfsuid(0)
-        libc.setfsgid(os.getegid())
-        _set_groups(libc, tuple(own))
-        if libc.setfsuid(-1) != 0:
+        libc("setfsuid", 0)
+        libc("setfsgid", os.getegid())
+        _set_groups(tuple(own))
+        if libc("setfsuid", -1) != 0:
             os._exit(1)
 
 
-def _set_groups(libc: ctypes.CDLL, groups: tuple[int, ...]) -> None:
-    array = (ctypes.c_uint32 * len(groups))(*groups)
-    if libc.syscall(_NR_SETGROUPS[platform.machine()], len(groups), array):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def _set_groups(groups: tuple[int, ...]) -> None:
+    system_call(_NR_SETGROUPS[platform.machine()], len(groups), (ctypes.c_uint32 * len(groups))(*groups))
 
 
 def open_path(proc: Proc, path: str, owner: Owner) -> int:

@@ -15,10 +15,10 @@ from .errors import ProbeError
 from .monitorcheck import survey as survey_monitors
 from .monitorcheck import told
 from .procfs import Proc
+from .programs import module_btf_fd
 from .rights import held, is_initial
 from .symbols import hidden
 from .tracefs import TracefsError, tracefs
-from .tracing import module_btf_fd
 
 _BTF: Final = Path("/sys/kernel/btf/vmlinux")
 _MODULE_BTF: Final = Path("/sys/kernel/btf/kvm")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .libbpf import checked, create_map, libbpf
+from .libc import libc
 
 _ARRAY, _ARRAY_OF_MAPS, _MMAPABLE = 2, 12, 1 << 10  # include/uapi/linux/bpf.h
 _MAP_FIXED: Final = 0x10  # include/uapi/asm-generic/mman-common.h
@@ -44,16 +45,12 @@ class ChunkedArray:
         chunk = self._chunk()
         try:
             key, value = ctypes.c_uint32(self.grown), ctypes.c_uint32(chunk)
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.mmap.restype = ctypes.c_void_p
             address = self._region.ctypes.data + self.grown * self._chunk_bytes
             access = mmap.PROT_READ | mmap.PROT_WRITE
-            where = libc.mmap(
-                ctypes.c_void_p(address), ctypes.c_size_t(self._chunk_bytes), access, mmap.MAP_SHARED | _MAP_FIXED,
-                chunk, ctypes.c_long(0),
+            libc(
+                "mmap", ctypes.c_void_p(address), ctypes.c_size_t(self._chunk_bytes), access,
+                mmap.MAP_SHARED | _MAP_FIXED, chunk, ctypes.c_long(0), result=ctypes.c_void_p,
             )  # fmt: skip
-            if where != address:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             updated = libbpf().bpf_map_update_elem(self.fd, ctypes.byref(key), ctypes.byref(value), 0)
             checked(updated, f"map {self._name}")
         finally:

@@ -41,8 +41,15 @@ def libbpf() -> ctypes.CDLL:
     return lib
 
 
-class _CreateOptions(ctypes.Structure):
-    """struct bpf_map_create_opts of libbpf 1.x (src/bpf.h)."""
+class Options(ctypes.Structure):
+    """One of libbpf 1.x's option structs (src/bpf.h), which begin with their own size."""
+
+    def __init__(self, **fields: int) -> None:
+        super().__init__(sz=ctypes.sizeof(self), **fields)
+
+
+class _CreateOptions(Options):
+    """struct bpf_map_create_opts."""
 
     _fields_ = (
         ("sz", ctypes.c_size_t),
@@ -59,7 +66,7 @@ def create_map(
     kind: int, name: str, key_bytes: int, value_bytes: int, entries: int, flags: int = 0, inner: int = 0
 ) -> int:
     """Descriptor of a new map. kind: enum bpf_map_type; inner: of a map of maps, one like those. Raises OSError."""
-    options = _CreateOptions(sz=ctypes.sizeof(_CreateOptions), map_flags=flags, inner_map_fd=inner)
+    options = _CreateOptions(map_flags=flags, inner_map_fd=inner)
     fd = libbpf().bpf_map_create(kind, name[:15].encode(), key_bytes, value_bytes, entries, ctypes.byref(options))
     return checked(fd, f"map {name}")
 

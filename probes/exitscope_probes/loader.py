@@ -2,7 +2,7 @@
 
 import os
 import resource
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import numpy as np
 
@@ -10,11 +10,13 @@ from .btf import KernelBtf
 from .compiler import LoadError, compile_probes, defines
 from .errors import refused as refusal
 from .hooks import Candidate, Strategy
+from .loading import Loading
 from .maps import Maps
 from .only import ALL, Only
 from .plan import Choice, HookStatus, choose, status_of, unseen
+from .programs import load_unattached
 from .settings import MAX_VCPUS, MAX_VMS
-from .tracing import attach, load_unattached
+from .tracing import attach
 from .upkeep import Probes, closer
 
 __all__ = ["LoadError", "Probes", "load"]
@@ -23,10 +25,10 @@ _CHECK_VM = "check_vm"  # bpf/vm_end.bpf.c
 
 
 class _Attacher:
-    """Loads programs and attaches candidates; a program that several hooks share is attached once."""
+    """Attaches candidates; a program that several hooks share is attached once."""
 
-    def __init__(self, btf: KernelBtf, code: dict[str, bytes], probes: Probes) -> None:
-        self._btf, self._code, self._probes = btf, code, probes
+    def __init__(self, loading: Loading, probes: Probes) -> None:
+        self._loading, self._probes = loading, probes
         self._attached: set[str] = set()
 
     def attach(self, candidate: Candidate) -> str | None:
@@ -36,9 +38,9 @@ class _Attacher:
         for attachment in candidate.attachments:
             if attachment.program in self._attached:
                 continue
-            code = self._probes.maps.relocate(self._code[attachment.program])
             try:
-                descriptors += attach(self._btf, attachment, code)
+                descriptors.append(self._loading.loaded(attachment))
+                descriptors.append(attach(attachment, descriptors[-1]))
             except OSError as error:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -82,18 +84,20 @@ def load(
         told = refusal(error)
         raise LoadError(f"the kernel refuses a BPF map: {told.message}", told.hint) from None
     maps["only"].put(maps["only"].index(0), np.array((only.tgid, only.cgroup), maps["only"].value))
-    probes = Probes(maps, only)  # the slots are there before the first program runs
-    try:
+    with ExitStack() as undo:
+        undo.callback(maps.close)
         wanted = {made.program for choice in choices for one in choice.possible for made in one.attachments}
         code = compile_probes(defines(btf) | maps.defines(), wanted | {_CHECK_VM})
-        attacher = _Attacher(btf, code, probes)
-        probes.hooks = tuple(attacher.settle(choice) for choice in choices)
+        code = {name: maps.relocate(instructions) for name, instructions in code.items()}
+        with Loading(btf, code, (choice.possible[0] for choice in choices if choice.possible)) as loading:
+            probes = Probes(maps, only)  # meanwhile; the slots are there before the first program runs
+            undo.callback(probes.close)
+            attacher = _Attacher(loading, probes)
+            probes.hooks = tuple(attacher.settle(choice) for choice in choices)
         if reason := unseen(probes.hooks):
             hint = "leave out --strategy" if strategy else "`exitscope doctor` says more"
             raise LoadError(reason, hint)
         with suppress(OSError):  # without it, a VM's end shows by its process and its descriptors
-            probes.check_vms_with(load_unattached(_CHECK_VM, maps.relocate(code[_CHECK_VM])))
-    except BaseException:
-        probes.close()
-        raise
+            probes.check_vms_with(load_unattached(_CHECK_VM, code[_CHECK_VM]))
+        undo.pop_all()
     return probes

@@ -1,6 +1,5 @@
 """The collector's handle on its observer: a process that looks at strangers' processes, and may be held up by them."""
 
-import ctypes
 import logging
 import os
 import selectors
@@ -15,6 +14,7 @@ from typing import Any, Final, Protocol
 from . import observing
 from .channel import Channel
 from .discovery import Rows
+from .libc import libc
 from .notes import Notes
 from .only import ALL, Only
 from .vmids import VmIds
@@ -205,7 +205,7 @@ def _fork(keep: socket.socket, run: Callable[[], None]) -> int:
         return pid
     status = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == parent:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # it ends when the collector does

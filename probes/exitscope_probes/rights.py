@@ -4,6 +4,7 @@ import ctypes
 import os
 from typing import Final, Literal
 
+from .libc import libc
 from .procfs import Proc
 
 Namespace = Literal["user", "pid", "time"]
@@ -47,13 +48,10 @@ def is_initial(kind: Namespace) -> bool:
 
 def give_up(capability: str) -> None:
     """Never have one of CAPABILITIES again, nor let a child have it. Raises OSError if that is refused."""
-    libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
     half, bit = divmod(CAPABILITIES[capability], 32)
-    if libc.capget(header, sets) == 0:
-        for which in range(3):
-            sets[half * 3 + which] &= ~(1 << bit)
-        if libc.capset(header, sets) == 0:
-            return
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    libc("capget", header, sets)
+    for which in range(3):
+        sets[half * 3 + which] &= ~(1 << bit)
+    libc("capset", header, sets)

@@ -4,7 +4,6 @@ Whoever may mount file systems (CAP_SYS_ADMIN) gets one of its own then: mounted
 by no other process and gone with this one. Nothing changes on the host.
 """
 
-import ctypes
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from .errors import ProbeError
+from .libc import system_call
 
 PLACE: Final = Path("/sys/kernel/tracing")
 _OLD_PLACE: Final = Path("/sys/kernel/debug/tracing")
@@ -73,16 +73,9 @@ def events() -> Path:
 
 def _mounted_nowhere() -> int:
     """Descriptor of the root of a tracefs that only this process knows. Raises OSError if the kernel refuses."""
-    context = _call(_NR_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
+    context = system_call(_NR_FSOPEN, b"tracefs", _FSOPEN_CLOEXEC)
     try:
-        _call(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-        return _call(_NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, _MOUNT_ATTR_READ_ONLY_NOTHING_RUNS)
+        system_call(_NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return system_call(_NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, _MOUNT_ATTR_READ_ONLY_NOTHING_RUNS)
     finally:
         os.close(context)
-
-
-def _call(number: int, *arguments: object) -> int:
-    result = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return int(result)

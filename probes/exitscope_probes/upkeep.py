@@ -16,8 +16,8 @@ from .histogram import BUCKETS
 from .maps import FREE_SLOT_DTYPE, NO_SLOT, THREAD_DTYPE, TIDS_PER_PAGE, VMS_PER_MEMORY, Map, Maps, map_array
 from .only import ALL, Only
 from .plan import HookStatus
+from .programs import run_once
 from .records import SERIES, VCPU_OTHER, VM_DTYPE
-from .tracing import run_once
 
 EVERYBODY: Final = 0xFFFFFFFF  # bpf/shares.h
 _AHEAD: Final = 512

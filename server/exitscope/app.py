@@ -12,12 +12,12 @@ from . import (
     __version__,
     api_alarms,
     api_compare,
+    api_errors,
     api_faults,
     api_migrations,
     api_recordings,
     api_replay,
     api_report,
-    errors,
 )
 from .alarms.finding import Limits as AlarmLimits
 from .api import Services, router
@@ -90,7 +90,7 @@ def create_app(
     app.state.services = Services(switch, works)
     app.state.switch = switch
     app.state.library = library
-    errors.install(app)
+    api_errors.install(app)
     app.include_router(router)
     app.include_router(api_alarms.router)
     app.include_router(api_migrations.router)

@@ -109,12 +109,17 @@ def _collect(user: str | None, settings: dict[str, Any]) -> int:
     from exitscope_probes import collector
     from exitscope_probes.settings import Settings
 
+    given = {name: value for name, value in _with_group(user, settings).items() if value is not None}
+    return collector.main(Settings(**given))
+
+
+def _with_group(user: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The collector's settings; where nobody says whose group may connect, it is the server's."""
     from .privileges import group_of
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    if os.geteuid() == 0 and "group" not in given and (group := group_of(user or default_user())):
-        given["group"] = group
-    return collector.main(Settings(**given))
+    if os.geteuid() == 0 and settings["group"] is None:
+        return settings | {"group": group_of(user or default_user())}
+    return settings
 
 
 def _run(settings: dict[str, Any], demo: bool) -> int:
@@ -130,10 +135,10 @@ def _run(settings: dict[str, Any], demo: bool) -> int:
     settings["port"] = settings["port"] or _free_port(settings["host"])  # a server started again must be where it was
     server = [*exitscope, "serve", *as_arguments(settings, SERVER)]
     if reason is None:
-        options = as_arguments(settings, ("user", *COLLECTOR))
+        options = as_arguments(_with_group(settings["user"], settings), COLLECTOR)
         children = [
             Child.always("the server", [*server, *as_arguments(settings, ("socket",))]),
-            Child.always("the collector", [*exitscope, "collect", *options]),
+            Child.always("the collector", python("exitscope_probes", "collect", *options)),  # soon up: half the imports
         ]
         return supervise(children + (guests() if demo else []))
     recording = _bundled_recording()

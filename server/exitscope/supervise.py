@@ -1,12 +1,13 @@
 """Processes that belong together: start them, start again what ends, and leave none behind."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from types import FrameType
 from typing import Final
@@ -24,6 +25,8 @@ _KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM)
 _SETTLED_S: Final = 1.0
 """Who lived so long and was killed by somebody else is started again at once: that was no fault of its own."""
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_TIDYING_S: Final = 0.1
+"""Who has closed its files and shows no exit status after so long was killed, and the kernel detaches its probes."""
 _GRACE_S: Final = 5.0
 
 
@@ -39,6 +42,8 @@ class Child:
     essential: bool = True
     quiet: bool = False
     process: subprocess.Popen[bytes] | None = None
+    files: int = -1  # ends when the process closes its files
+    dying: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started_s: float = 0.0
     due_s: float = 0.0
     starts: int = 0
@@ -55,13 +60,16 @@ class Child:
         self.started_s = time.monotonic()
         self.starts += 1
         environment = os.environ | {CHILD_VARIABLE: "1"}
+        self.files, held = os.pipe()
         self.process = subprocess.Popen(
             list(next(self.commands)),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if self.quiet else None,
+            pass_fds=(held,),
             preexec_fn=die_with_parent,  # noqa: PLW1509 (this process has one thread)
         )
+        os.close(held)
 
     def check(self, now_s: float) -> int | None:
         """Start it if it is due. Returns its exit status if it ended and starting again won't mend that."""
@@ -71,11 +79,13 @@ class Child:
             if now_s >= self.due_s:
                 self.start()
             return None
-        status = self.process.poll()
+        self.dying = [process for process in self.dying if process.poll() is None]
+        lived_s = now_s - self.started_s
+        status = self._status(self.process, lived_s)
         if status is None:
             return None
-        lived_s = now_s - self.started_s
         self.process = None
+        os.close(self.files)
         killed = status in _KILLED and lived_s >= _SETTLED_S
         self.failures = 0 if status == 0 or killed or lived_s > 60 else self.failures + 1
         starting_s = _STARTING_S if status in _MISTAKES else _EARLY_S
@@ -87,6 +97,22 @@ class Child:
             print(f"exitscope: {self.name} {how}, starting it again", file=sys.stderr)
         self.due_s = now_s + (_BACKOFF_S[min(self.failures, len(_BACKOFF_S)) - 1] if self.failures else 0)
         return None
+
+    def _status(self, process: "subprocess.Popen[bytes]", lived_s: float) -> int | None:
+        """Its exit status, None while it runs.
+
+        A killed collector takes seconds to end on a busy host, as the kernel waits before it frees each of its probes;
+        but it does nothing any more, and its files are closed in the order in which they were opened, ours first.
+        """
+        status = process.poll()
+        if status is None and (self.starts > 1 or lived_s > _EARLY_S) and select.select((self.files,), (), (), 0)[0]:
+            try:
+                return process.wait(_TIDYING_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # that it is
+                self.dying.append(process)
+                return -signal.SIGKILL
+        return status
 
 
 def supervise(children: list[Child]) -> int:
@@ -115,7 +141,7 @@ def supervise(children: list[Child]) -> int:
 
 def _end(children: list[Child]) -> None:
     """SIGTERM to all, SIGKILL to who has not ended after five seconds."""
-    processes = [child.process for child in children if child.process]
+    processes = [process for child in children for process in (child.process, *child.dying) if process]
     for process in processes:
         process.terminate()
     deadline_s = time.monotonic() + _GRACE_S

@@ -15,7 +15,7 @@ from tests.bench.figure import BenchError, Effort, Row
 from tests.bench.guests import disturbances, load_average
 from tests.bench.table import as_markdown, as_text, update
 
-FIGURES = ("cost", "strategies", "rate", "migration", "ring", "load", "start", "recording", "verdict")
+FIGURES = ("cost", "strategies", "rate", "migration", "ring", "load", "start", "recording", "verdict", "kills")
 README = Path(__file__).parents[2] / "README.md"
 
 

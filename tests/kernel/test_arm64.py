@@ -5,14 +5,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from exitscope_probes import compiler, hooks, hooks_arm64, tracing
+from exitscope_probes import compiler, hooks, hooks_arm64
 from exitscope_probes.btf import KernelBtf
 from exitscope_probes.maps import Maps
+from exitscope_probes.programs import (
+    KPROBE,
+    RAW_TRACEPOINT,
+    TRACE_FENTRY,
+    TRACE_FEXIT,
+    TRACING,
+    checked_load,
+    module_btf_fd,
+)
 
 pytestmark = pytest.mark.needs("root", "bpf")
 
-KPROBE, TRACING, RAW_TRACEPOINT = 2, 26, 17  # enum bpf_prog_type, include/uapi/linux/bpf.h
-FENTRY, FEXIT = 24, 25  # enum bpf_attach_type, likewise
 A_FUNCTION_OF_A_VCPU = "kvm_arch_vcpu_ioctl_run"  # takes a struct kvm_vcpu *, as kvm_handle_guest_abort does there
 
 
@@ -54,7 +61,7 @@ def test_arm64_has_programs_of_its_own() -> None:
 @pytest.mark.parametrize("name", [name for name, via in OWN.items() if via in ("kprobe", "raw_tracepoint")])
 def test_the_verifier_takes_it(code: dict[str, bytes], name: str) -> None:
     kind = KPROBE if OWN[name] == "kprobe" else RAW_TRACEPOINT
-    os.close(tracing._load(kind, name, code[name], tracing._LoadOptions()))
+    os.close(checked_load(kind, name, code[name]))
 
 
 @pytest.mark.needs("fentry")
@@ -62,11 +69,11 @@ def test_the_verifier_takes_it(code: dict[str, bytes], name: str) -> None:
 def test_the_verifier_takes_it_typed(btf: KernelBtf, code: dict[str, bytes], name: str) -> None:
     found = btf.function(A_FUNCTION_OF_A_VCPU)
     assert found is not None
-    module_fd = tracing.module_btf_fd(found[0])
-    kind = FENTRY if OWN[name] == "fentry" else FEXIT
-    options = tracing._LoadOptions(expected_attach_type=kind, attach_btf_id=found[1], attach_btf_obj_fd=module_fd)
+    module_fd = module_btf_fd(found[0])
+    kind = TRACE_FENTRY if OWN[name] == "fentry" else TRACE_FEXIT
+    typed = {"expected_attach_type": kind, "attach_btf_id": found[1], "attach_btf_obj_fd": module_fd}
     try:
-        os.close(tracing._load(TRACING, name, code[name], options))
+        os.close(checked_load(TRACING, name, code[name], **typed))
     finally:
         if module_fd:
             os.close(module_fd)

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from exitscope import api_compare, errors
+from exitscope import api_compare, api_errors
 from exitscope.compare.models import Comparison
 from exitscope.errors import ApiError
 from exitscope.recordings.file import RecordingFile
@@ -37,7 +37,7 @@ class Shelf:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     app = FastAPI()
     app.state.library = Shelf(tmp_path_factory.mktemp("recordings"))
-    errors.install(app)
+    api_errors.install(app)
     app.include_router(api_compare.router)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

@@ -183,6 +183,25 @@ def test_who_is_killed_is_started_again_at_once_however_often(monkeypatch: pytes
     child.process.wait()
 
 
+def test_who_dies_slowly_is_started_again_once_its_files_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a collector does that is killed: the kernel frees its probes one after the other."""
+    monkeypatch.setattr(supervise_module, "_SETTLED_S", 0.0)
+    child = Child.always("slow", python("import os, time; os.closerange(3, 64); time.sleep(1000)"))
+    child.starts = 1  # the first start is waited for
+    child.start()
+    first = child.process
+    assert first
+    while child.process is first:
+        child.check(time.monotonic())
+        time.sleep(0.01)
+    assert (child.dying, child.failures) == ([first], 0)
+    child.check(time.monotonic())
+    assert child.process and child.starts == 3
+    child.process.kill()
+    child.process.wait()
+    assert first.wait() == -signal.SIGKILL
+
+
 def test_who_ends_by_itself_again_and_again_is_given_time() -> None:
     child = Child.always("failing", python("import sys; sys.exit(3)"))
     child.starts = 1

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from exitscope import api_report, errors
+from exitscope import api_errors, api_report
 from exitscope.cli import main
 from exitscope.migration_report.models import MigrationReport
 from exitscope.recordings.library import Library, Limits
@@ -39,7 +39,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(directory: Path) -> Iterator[TestClient]:
     app = FastAPI()
     app.state.library = Library(directory, Limits(), None)
-    errors.install(app)
+    api_errors.install(app)
     app.include_router(api_report.router)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from exitscope.cli import main
 from exitscope.settings import COLLECTOR, SERVER, SETTINGS, as_arguments, default_recordings, nanoseconds
-from exitscope_probes.__main__ import main as probes_main
+from exitscope_probes.commandline import main as probes_main
 from exitscope_probes.settings import OPTIONS, Settings, from_environment
 
 
@@ -83,7 +83,7 @@ def test_a_flag_of_the_collector_beats_its_variable(monkeypatch: pytest.MonkeyPa
         seen.append(settings)
         return 0
 
-    monkeypatch.setattr("exitscope_probes.__main__.collect", collect)
+    monkeypatch.setattr("exitscope_probes.commandline.collect", collect)
     monkeypatch.setenv("EXITSCOPE_SOCKET", "/from-the-environment")
     monkeypatch.setenv("EXITSCOPE_RING_BYTES", "8192")
     assert probes_main(["collect", "--ring-bytes", "16384", "--qmp", "/a", "--qmp", "/b"]) == 0

@@ -22,7 +22,7 @@ from .spool import SpoolWriter
 
 log = logging.getLogger("exitscope")
 
-FLUSH_S: Final = 0.25
+FLUSH_S: Final = 0.1
 """What a kill -9 of the recorder can lose, and what it takes to write it."""
 
 _FLUSH_BYTES: Final = 1 << 20

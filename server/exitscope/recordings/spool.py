@@ -1,7 +1,7 @@
 """The spool: a recording while it runs. Append-only, so that it can be read whatever killed its writer.
 
-A block is a 28-byte header and `stored` bytes, zstd-compressed. Blocks are written at least four times a second, each
-by one write(2): of a killed writer only the last block can be missing or cut off, and its checksum tells. The
+A block is a 28-byte header and `stored` bytes, zstd-compressed. Blocks are written ten times a second, each by
+one write(2): of a killed writer only the last block can be missing or cut off, and its checksum tells. The
 writer holds a lock that the kernel takes away with the process: a spool without it is an orphan.
 
 Kinds: HEAD first, JSON {"id", "name", "vm", "started_wall_ms", "load_average"}; FRAMES, wire frames one after the
