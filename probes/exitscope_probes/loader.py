@@ -21,6 +21,9 @@ from .upkeep import Probes, closer
 
 __all__ = ["LoadError", "Probes", "load"]
 
+_RUN_AGAIN = dict.fromkeys(("fexit_uffd_read", "fexit_uffd_read_iter"), "further_typed") | {"on_exit_read": "further"}
+"""Programs that call themselves (bpf/notify.h): by way of which map."""
+
 _CHECK_VM = "check_vm"  # bpf/vm_end.bpf.c
 
 
@@ -40,6 +43,9 @@ class _Attacher:
                 continue
             try:
                 descriptors.append(self._loading.loaded(attachment))
+                if again := _RUN_AGAIN.get(attachment.program):
+                    further = self._probes.maps[again]
+                    further.put(further.index(0), np.array(descriptors[-1], further.value))
                 descriptors.append(attach(attachment, descriptors[-1]))
             except OSError as error:
                 for descriptor in descriptors:

@@ -19,7 +19,7 @@ from .libbpf import checked, create_map, libbpf
 from .records import FAULT_DTYPE, HARDWARE_ROW_DTYPE, HISTOGRAM_DTYPE, SERIES, VCPU_DTYPE, VM_DTYPE
 
 # enum bpf_map_type and flags, include/uapi/linux/bpf.h
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _QUEUE, _RINGBUF = 1, 2, 6, 9, 22, 27
+_HASH, _ARRAY, _PROG_ARRAY, _PERCPU_ARRAY, _LRU_HASH, _QUEUE, _RINGBUF = 1, 2, 3, 6, 9, 22, 27
 _MMAPABLE = 1 << 10
 
 _PLACE = 1 << 20  # stands for the first map's descriptor in compiled code
@@ -168,6 +168,8 @@ class Maps:
         self._make("pendings", _HASH, PAGE_KEY_DTYPE, PENDING_DTYPE, MAX_PENDING)
         self._make("async_waits", _HASH, ASYNC_KEY_DTYPE, np.dtype(("<u8", (5,))), MAX_PENDING)
         self._make("resting", _HASH, _U64, _U32, max_vcpus)
+        self._make("further", _PROG_ARRAY, _U32, _U32, 1)
+        self._make("further_typed", _PROG_ARRAY, _U32, _U32, 1)
         self._make("waiting", _ARRAY, _U32, WAITING_DTYPE, WAITING_ENTRIES)
 
     def _make(

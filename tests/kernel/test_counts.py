@@ -105,6 +105,30 @@ def test_however_the_pages_are_touched(watch: Watch, way: str, options: list[obj
     assert_exact(report, seen, mode, [200 * report["rounds"]] * 3)
 
 
+@pytest.mark.parametrize("thread_id", [[], ["--thread-id"]], ids=["unnamed", "named"])
+def test_reads_of_more_events_than_one_run_of_the_program_looks_at(watch: Watch, thread_id: list[str]) -> None:
+    vcpus, each = 80, 5
+    with watch.losing():
+        report, seen = watch.run(
+            *(
+                "--mode",
+                "uffd",
+                *thread_id,
+                "--batch",
+                256,
+                "--delay-us",
+                300,
+                "--vcpus",
+                vcpus,
+                "--pages",
+                each * vcpus,
+            )
+        )
+    assert_exact(report, seen, MODE_UFFD, [each] * vcpus)
+    read_ns = sum((seen.records[name] for name in ("begin_ns", "raise_ns", "notify_ns")), np.uint64(0))
+    assert np.unique(read_ns, return_counts=True)[1].max() > 64, "no read has returned many events"
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "exit"])
 @pytest.mark.parametrize("options", [["--handlers", 3], ["--batch", 8], ["--handlers", 3, "--batch", 8]])
 def test_however_the_handlers_read(watch: Watch, way: str, options: list[object]) -> None:

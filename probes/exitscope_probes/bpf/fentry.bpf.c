@@ -46,13 +46,13 @@ int fexit_uffd_ioctl(u64 *ctx) {
 
 /* userfaultfd_read_iter(struct kiocb *, struct iov_iter *) = bytes: only read() itself is followed */
 int fexit_uffd_read_iter(u64 *ctx) {
-    exit_uffd_read(FIELD_U64(ctx[0], OFF_KIOCB_FILE), ctx[2]);
+    exit_uffd_read(ctx, FIELD_U64(ctx[0], OFF_KIOCB_FILE), ctx[2]);
     return 0;
 }
 
 /* userfaultfd_read(struct file *, char __user *, size_t, loff_t *) = bytes */
 int fexit_uffd_read(u64 *ctx) {
-    exit_uffd_read(ctx[0], ctx[4]);
+    exit_uffd_read(ctx, ctx[0], ctx[4]);
     return 0;
 }
 

@@ -8,7 +8,7 @@
 
 #define UFFD_MSG_BYTES 32             /* sizeof(struct uffd_msg), include/uapi/linux/userfaultfd.h */
 #define UFFD_EVENT_PAGEFAULT 0x12     /* likewise */
-#define UFFD_MSG_BATCH 16             /* messages looked at in one read(); the rest are counted unreadable */
+#define UFFD_MSG_BATCH 16             /* messages looked at by one run of a program, which then runs again */
 #define UFFDIO_TYPE 0xAA              /* likewise */
 #define UFFDIO_WRITEPROTECT_MODE_WP 1 /* likewise */
 #define UFFDIO_API_NUMBER 0x3f        /* likewise: what a new userfaultfd is asked first */

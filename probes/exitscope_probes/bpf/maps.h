@@ -58,12 +58,15 @@ struct fill {
     u32 memories;      /* settings.memories when `several` was looked up */
 };
 
-/* Which vCPU a fill is for, while it is looked for: in a map, as the verifier forgets what it knows of that, and so does not
- * walk every combination. */
+/* What a program works on: in a map, as the verifier forgets what it knows of that, and so does not walk every combination.
+ * Which vCPU a fill is for, while it is looked for; or of the read() that is looked at, from one run to the next. */
 struct search {
     u32 found; /* its slot in threads, plus 1; 0: none */
     u32 candidates;
-    u64 exit_ns;
+    union {
+        u64 exit_ns;
+        u64 read_ns;
+    };
 };
 
 /* A memslot. */
@@ -84,7 +87,7 @@ struct thread {
     u32 vcpu_id;
     u8 unfilled; /* SEEN_UNFILLED of `wait`: here, as others write to wait.seen while the thread goes to sleep */
     u8 parked_unfilled;
-    u16 reserved;
+    u16 messages; /* of the read() that is looked at: how many have been seen */
     u64 access_ns;
     u64 address;      /* what the fault's tracepoint named: gva or gpa, identity within the vCPU only */
     u64 exit_ns;      /* KVM_RUN returned with a fault for userspace; 0: it did not */
@@ -245,6 +248,8 @@ MAP_OF(pendings, struct page_key, struct pending);
 MAP_OF(exited, u32, struct exited);   /* by the VM's slot */
 MAP_OF(waiting, u32, struct waiting); /* by a hash of the page */
 MAP_OF(resting, u64, u32);            /* vCPUs in a fault that no thread has: their slots in threads */
+MAP_OF(further, u32, u32);            /* the program that has looked at the first messages of a read(), once more */
+MAP_OF(further_typed, u32, u32); /* the same where it is an fexit program: an array of programs takes one type only */
 MAP_OF(async_waits, struct async_key, struct async_wait);
 _Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
 _Static_assert(VALUE_free_vcpus == sizeof(struct free_slot) && VALUE_free_vms == sizeof(struct free_slot) &&

@@ -111,18 +111,22 @@ static __always_inline u32 waiter_of(struct page_key *key) {
     return waiter->wait.found == FOUND_AGAIN || !(waiter->wait.seen & SEEN_READ) ? entry->tid : 0;
 }
 
-/* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. */
-static __always_inline void exit_read(u64 file, u64 buffer, u64 bytes) {
+/* read(fd, buffer, ...) = bytes: if it was a VM's userfaultfd, each message is an event. The program runs again for those that are
+ * left, as often as the kernel allows (MAX_TAIL_CALL_CNT, include/linux/bpf.h: 33 times); what is left then is counted. */
+static __always_inline void exit_read(void *ctx, void *further, u64 file, u64 buffer, u64 bytes) {
+    static long (*run_again)(void *, void *, u32) = (void *)BPF_FUNC_tail_call;
     struct thread *reader = reader_of(file);
     if (!reader)
         return;
-    u64 now = bpf_ktime_get_ns();
     u64 count = bytes / UFFD_MSG_BYTES;
+    u64 done = reader->messages;
+    u64 now = done ? reader->search.read_ns : bpf_ktime_get_ns();
+    reader->messages = 0;
     for (u32 i = 0; i < UFFD_MSG_BATCH; i++) {
-        if (i >= count)
+        if (done + i >= count)
             return;
         u64 message[4] = {}; /* event; pagefault.flags; pagefault.address; pagefault.feat.ptid */
-        if (bpf_probe_read_user(message, sizeof(message), (void *)(buffer + i * UFFD_MSG_BYTES))) {
+        if (bpf_probe_read_user(message, sizeof(message), (void *)(buffer + (done + i) * UFFD_MSG_BYTES))) {
             lose(LOSS_UNREADABLE);
             continue;
         }
@@ -135,15 +139,21 @@ static __always_inline void exit_read(u64 file, u64 buffer, u64 bytes) {
         if (!tid || !note_named_read(reader, tid, key.page, message[1], now))
             note_unnamed_read(&key, message[1], now);
     }
-    if (count > UFFD_MSG_BATCH)
-        lose_many(LOSS_UNREADABLE, count - UFFD_MSG_BATCH);
+    done += UFFD_MSG_BATCH;
+    if (count <= done)
+        return;
+    reader->messages = done;
+    reader->search.read_ns = now;
+    run_again(ctx, further, 0);
+    reader->messages = 0;
+    lose_many(LOSS_UNREADABLE, count - done);
 }
 
 /* read() of a userfaultfd returns, seen from inside the kernel: the call's own arguments say where the messages are. */
-static __always_inline void exit_uffd_read(u64 file, s64 bytes) {
+static __always_inline void exit_uffd_read(void *ctx, u64 file, s64 bytes) {
     if (bytes < UFFD_MSG_BYTES)
         return;
     u64 regs = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
     if (FIELD_U64(regs, OFF_REGS_SYSCALL) == NR_READ)
-        exit_read(file, ARGUMENT_2(regs), bytes);
+        exit_read(ctx, MAP(further_typed), file, ARGUMENT_2(regs), bytes);
 }

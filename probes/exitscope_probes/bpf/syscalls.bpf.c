@@ -34,6 +34,6 @@ int on_exit_read(struct syscall_exit *ctx) {
     if (ctx->result < UFFD_MSG_BYTES || ctx->result % UFFD_MSG_BYTES)
         return PASS;
     u64 regs = (u64)bpf_task_pt_regs(bpf_get_current_task_btf());
-    exit_read(file_of(SYSCALL_ARGUMENT_1(regs)), ARGUMENT_2(regs), ctx->result);
+    exit_read(ctx, MAP(further), file_of(SYSCALL_ARGUMENT_1(regs)), ARGUMENT_2(regs), ctx->result);
     return PASS;
 }
