@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .memory import backing, command_line, uffd_features
-from .procfs import MAX_FDS, USERFAULTFD, Proc, is_kvm
+from .procfs import MAX_FDS, MAX_TASKS, USERFAULTFD, Proc, is_kvm
 from .reads import Reads, Unreadable
 from .records import ADDRESS_UNKNOWN, VCPU_OTHER
-from .threads import role_of
+from .threads import SERVING, role_of
 from .totals import Totals
 from .vmids import VmIds
 from .vmm import identify, libvirt_domain, uuid_of
@@ -285,17 +285,24 @@ class Discovery:
         )
 
     def _roles(self, vm: _Vm, vcpus: set[int]) -> dict[int, tuple[str, str]]:
-        """Of the process's threads whose name says what they are for; one that is new may not bear its name yet."""
+        """Of the process's threads whose name says what they are for; one that is new may not bear its name yet.
+
+        At most MAX_THREADS, those first that serve faults; one of them that lives is not left out later.
+        """
         roles: dict[int, tuple[str, str]] = {}
-        for tid in self._proc.tasks(vm.pid):
-            if tid in vcpus or len(roles) >= MAX_THREADS:
+        tasks = self._proc.tasks(vm.pid)
+        if len(tasks) >= MAX_TASKS:  # the list is cut off
+            tasks += [tid for tid in vm.scan.threads.keys() - tasks if self._proc.thread_name(vm.pid, tid)]
+        for tid in tasks:
+            if tid in vcpus:
                 continue
             known = vm.scan.threads.get(tid)
             name = known[0] if known else self._proc.thread_name(vm.pid, tid)
             role = role_of(name, tid == vm.pid)
             if role:
                 roles[tid] = name, role
-        return roles
+        first = sorted(roles, key=lambda tid: (roles[tid][1] not in SERVING, tid not in vm.scan.threads))
+        return {tid: roles[tid] for tid in first[:MAX_THREADS]}
 
     def _handler_processes(self, vm: _Vm, handlers: dict[int, tuple[int, str, str] | None]) -> Iterable[int]:
         """Processes other than the VM's that handle faults of this VM and of no other."""

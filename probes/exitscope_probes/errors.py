@@ -40,6 +40,10 @@ class SocketError(ProbeError):
     """The collector's socket cannot be made."""
 
 
+class OutputError(ProbeError):
+    """What somebody named for an output cannot be written."""
+
+
 class RecordingError(ProbeError):
     """The file of a recording cannot be written."""
 

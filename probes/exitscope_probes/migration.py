@@ -13,7 +13,7 @@ from .migrateinfo import NOTHING, UNDER_WAY, told
 from .monitorsocket import Closed, MonitorSockets, Place
 from .procfs import Proc
 from .qmp import OFTEN, QUERIES, QmpError, Session
-from .reads import Reads, Unreadable
+from .reads import NoTime, Reads, Unreadable
 from .wire import Kind, Message
 
 ANSWER_S: Final = 0.5  # from connecting to the last answer: no other client is served meanwhile
@@ -142,6 +142,9 @@ class Follower:
             return
         try:
             opened = self._reads.read(vm.pid, vm.user, partial(self._open, vm))
+        except NoTime:  # nothing is known of the monitor by that: what was said last stands
+            vm.due_s = now_s + SLOW_S
+            return
         except Unreadable as why:
             self._failed(vm, Closed("refused", str(why)))
             return

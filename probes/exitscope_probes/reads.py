@@ -30,6 +30,10 @@ class Unreadable(Exception):
     """Why a process cannot be looked at now, one short sentence."""
 
 
+class NoTime(Unreadable):
+    """It is this host's doing, not the process's: it says nothing about it."""
+
+
 class _Job:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
@@ -38,6 +42,7 @@ class _Job:
         self.finished = threading.Event()
         self.result: Any = None
         self.error: Exception | None = None
+        self.ended_s = 0.0
 
     def run(self) -> None:
         try:
@@ -47,7 +52,7 @@ class _Job:
         with self._lock:
             if self._abandoned and hasattr(result, "close"):
                 result.close()
-            self.result, self.error = result, error
+            self.result, self.error, self.ended_s = result, error, time.monotonic()
             self.finished.set()
 
     def abandon(self) -> bool:
@@ -75,6 +80,14 @@ class _Worker:
         """CPU time that it has had. It must not have ended."""
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident or 0))
 
+    def waited_s(self) -> float:
+        """Time that it has waited for a CPU and got one in the end; 0 where the kernel does not count it."""
+        try:
+            stat = Path(f"/proc/self/task/{self._thread.native_id}/schedstat").read_bytes()
+        except OSError:
+            return 0.0
+        return int(stat.split()[1]) / 1e9
+
     def _work(self) -> None:
         while job := self.jobs.get():
             job.run()
@@ -85,24 +98,25 @@ class _Stuck(NamedTuple):
 
     uid: int
     job: _Job
-    why: str
+    why: Unreadable
 
 
-def _wait(worker: _Worker, job: _Job, deadline_s: float) -> bool:
-    """Wait until it has finished or the deadline is over; False if the thread had no CPU for too long instead.
+def _wait(worker: _Worker, job: _Job, deadline_s: float) -> float | None:
+    """Wait until it has finished or the deadline is over: seconds that are the process's doing.
 
-    What counts is the CPU time that it had, and when it is seen waiting for something else, the time since last seen.
+    None if the thread had no CPU for too long instead. What counts is the CPU time that it had, and when it is seen
+    waiting for something else, the time since last seen.
     """
-    look_s, counted_s = deadline_s / _LOOKS, 0.0
-    last_s, cpu_s = time.monotonic() + _LONGEST * deadline_s, worker.cpu_s()
+    look_s, counted_s, waited_s = deadline_s / _LOOKS, 0.0, worker.waited_s()
+    started_s, cpu_s = time.monotonic(), worker.cpu_s()
     while counted_s < deadline_s:
         if job.finished.wait(look_s):
-            return True
-        if time.monotonic() >= last_s:
-            return False
+            return max(job.ended_s - started_s - (worker.waited_s() - waited_s), 0.0)
+        if time.monotonic() >= started_s + _LONGEST * deadline_s:
+            return None
         before_s, cpu_s = cpu_s, worker.cpu_s()
         counted_s += cpu_s - before_s if worker.is_runnable() else look_s
-    return True
+    return counted_s
 
 
 class Reads:
@@ -117,25 +131,26 @@ class Reads:
     def read(self, pid: int, uid: int, function: Callable[[], _T]) -> _T:
         """What the function returns, which is about process pid of user uid.
 
-        Raises Unreadable when it takes longer than its deadline, while an earlier one has not returned, and when this
-        user's processes have taken too much time; a result with a close() that comes later is closed. The function must
-        change nothing: it may run on.
+        Raises NoTime when this host had no CPU for it, and Unreadable when it takes longer than its deadline, while an
+        earlier one has not returned, and when this user's processes have taken too much time; a result with a close()
+        that comes later is closed. The function must change nothing: it may run on.
         """
         deadline_s = self._deadline_s(pid, uid)
         try:
             worker, self._idle = self._idle or _Worker(), None
         except RuntimeError:  # as threading says it
             raise Unreadable("no thread is to be had for looking at it") from None
-        job, started_s = _Job(function), time.monotonic()
+        job = _Job(function)
         worker.jobs.put(job)
-        held_up = _wait(worker, job, deadline_s)
+        took_s = _wait(worker, job, deadline_s)
         finished = job.finished.is_set() or not job.abandon()
-        self._note(uid, time.monotonic() - started_s)
+        self._note(uid, took_s or 0.0)
         if not finished:
             worker.jobs.put(None)
-            why = f"process {pid} lets whoever looks at it wait" if held_up else f"{_NO_CPU} process {pid}"
+            held_up = Unreadable(f"process {pid} lets whoever looks at it wait")
+            why = NoTime(f"{_NO_CPU} process {pid}") if took_s is None else held_up
             self._stuck[pid] = _Stuck(uid, job, why)
-            raise Unreadable(why)
+            raise why
         self._idle = worker
         if job.error:
             raise job.error
@@ -146,7 +161,7 @@ class Reads:
         """How long a read may take. Raises Unreadable."""
         self._stuck = {pid: one for pid, one in self._stuck.items() if not one.job.finished.is_set()}
         if pid in self._stuck:
-            raise Unreadable(self._stuck[pid].why)
+            raise self._stuck[pid].why.with_traceback(None)
         stuck = sum(one.uid == uid for one in self._stuck.values())
         if stuck >= MAX_STUCK_PER_USER or len(self._stuck) >= MAX_STUCK:
             raise Unreadable(f"{stuck} processes of user {uid} let whoever looks at them wait")

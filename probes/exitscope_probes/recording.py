@@ -1,13 +1,18 @@
-"""A run as a file: the frames of the socket, one after the other, gzip-compressed."""
+"""A run as a file: the frames of the socket, one after the other, gzip-compressed.
+
+It appears under its name when it is whole; what is no regular file is written into (output.py).
+"""
 
 import gzip
 import itertools
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Final, NoReturn
 
-from .errors import RecordingError
+from .errors import OutputError, RecordingError
+from .output import writing
 from .wire import Kind, Message, encode
 
 DEFAULT_SECONDS: Final = 60.0
@@ -28,10 +33,12 @@ class Recording:
         self._deadline = time.monotonic() + seconds
         self._sequence = itertools.count(1)
         self._bytes = 0
+        self._file: gzip.GzipFile | None = None
+        self._place = ExitStack()
         try:
-            self._file: gzip.GzipFile | None = gzip.GzipFile(path, "wb", _LEVEL)
-        except OSError as error:
-            raise self._error(error) from None
+            self._file = gzip.GzipFile("", "wb", _LEVEL, self._place.enter_context(writing(path)))
+        except OutputError as error:
+            raise RecordingError(str(error)) from None
 
     @property
     def over(self) -> bool:
@@ -54,9 +61,10 @@ class Recording:
         self._append(Message(Kind.BYE, time.monotonic_ns(), {"reason": reason}))
         file, self._file = self._file, None
         try:
-            file.close()
-        except OSError as error:
-            raise self._error(error) from None
+            with self._place:
+                file.close()
+        except OutputError as error:
+            raise RecordingError(str(error)) from None
         _log.info("recording finished: %s, %.1f MB before compression", self._path, self._bytes / 1e6)
 
     def _append(self, message: Message) -> None:
@@ -67,7 +75,12 @@ class Recording:
                 self._file.write(frame)
         except OSError as error:
             self._file = None
-            raise self._error(error) from None
+            self._give_up(error)
 
-    def _error(self, error: OSError) -> RecordingError:
-        return RecordingError(f"cannot write the recording {self._path}", error.strerror or str(error))
+    def _give_up(self, error: OSError) -> NoReturn:
+        """What there was under the name stays as it was."""
+        try:
+            with self._place:
+                raise error
+        except OutputError as told:
+            raise RecordingError(str(told)) from None

@@ -24,6 +24,9 @@ _ROLES: Final[tuple[tuple[str, str], ...]] = (
 # QEMU with debug-threads=on, Firecracker, Cloud Hypervisor, crosvm
 _VCPU: Final = re.compile(r"(?:CPU |fc_vcpu |vcpu|crosvm_vcpu)(\d+)(?:/.*)?")
 
+SERVING: Final = frozenset({"uffd reader", "uffd handler", "page copier"})
+"""Roles without which nobody resolves a VM's faults: these threads are missed when they are not listed."""
+
 
 def role_of(name: str, main: bool) -> str | None:
     """What a thread of this name (its comm) is for, None if the name does not say; main: it is the process's first.

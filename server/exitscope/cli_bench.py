@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
+from exitscope_probes.output import write
+
 from . import words
 from .errors import UserError
-from .output import write
 from .settings import default_recordings, takes
 
 _PAGES = 32_000
@@ -99,7 +100,8 @@ def bench(
     Runs real guests in random order, several times each. Leaves a JSON summary, a report, and a recording of each
     point, which the page lists. Ctrl-C keeps what is finished.
     """
-    from .bench import files, plan, report, tracer
+    from . import ownfiles
+    from .bench import plan, report, tracer
     from .bench.runner import Bench
 
     if not untraced and os.geteuid() != 0:
@@ -134,7 +136,7 @@ def bench(
     summary = made.summary()
     page = directory / f"{made.id}.html"
     shown = report.html(summary)
-    files.write(page, shown)
+    ownfiles.write(page, shown)
     if html is not None:
         write(html, shown)
     click.echo(summary.model_dump_json(indent=1, ensure_ascii=True) if as_json else report.terminal(summary))

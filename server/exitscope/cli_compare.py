@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from .output import write
+from exitscope_probes.output import write
+
 from .settings import takes
 
 _DRIFT_PERCENT = 15.0

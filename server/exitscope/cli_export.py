@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from exitscope_probes.output import writing
+
 from .errors import UserError
-from .output import writing
 from .settings import takes
 from .terminal import shown
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from .output import write
+from exitscope_probes.output import write
+
 from .settings import takes
 
 

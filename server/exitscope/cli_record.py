@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -16,15 +15,16 @@ from typing import Any, Final
 
 import click
 
+from exitscope_probes.errors import OutputError
 from exitscope_probes.isolated import python
+from exitscope_probes.output import place_of, writing
 from exitscope_probes.untrusted import cleaned
 
 from . import words
 from .collectorsocket import listens
 from .errors import UserError
-from .output import place_of, writing
-from .privileges import own_directory
-from .settings import default_recordings, default_user, takes
+from .ownfiles import hand_over, make_directory
+from .settings import default_recordings, takes
 
 _START_S: Final = 30.0
 
@@ -182,7 +182,7 @@ def _file(output: str | None, recordings: str | None, recording_id: str) -> Iter
         try:
             with writing(output) as target, file.open("rb") as made:
                 shutil.copyfileobj(made, target)
-        except UserError as error:
+        except OutputError as error:
             kept = Path(tempfile.mkdtemp(prefix="exitscope-kept-")) / file.name
             file.replace(kept)
             raise UserError(f"{error}; what was recorded is in {kept}") from None
@@ -192,12 +192,7 @@ def _shelved(recordings: str | None, recording_id: str) -> Path:
     from .recordings.shelf import Shelf
 
     shelf = Shelf(recordings or default_recordings())
-    if os.geteuid() == 0:  # the server, which becomes that user, is to keep its own recordings there, too
-        own_directory(shelf.directory, default_user())
-    try:
-        shelf.make()
-    except OSError as error:
-        raise UserError(f"cannot make {shelf.directory}: {error.strerror or error}; choose a file with -o") from None
+    make_directory(shelf.directory)
     return shelf.path(recording_id, "parquet")
 
 
@@ -248,8 +243,8 @@ def _finish(spool: Path, file: Path, shared: bool) -> None:
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; what was recorded is in {spool}") from None
     spool.unlink()
-    if shared and os.geteuid() == 0:
-        _hand_over(file)
+    if shared:
+        hand_over(file)
     size = file.stat().st_size
     each = f", {size / meta.records:.1f} bytes each" if meta.records else ""
     names = ", ".join(vm.name or vm.id for vm in meta.vms[:5]) or "no VM"
@@ -259,16 +254,3 @@ def _finish(spool: Path, file: Path, shared: bool) -> None:
         click.echo(cleaned(f"exitscope: {meta.note}"), err=True)
     if meta.state == "failed":
         raise UserError(f"the recording is not whole: {meta.note}")
-
-
-def _hand_over(file: Path) -> None:
-    """Give the file to whom its directory belongs, who may have put something else in its place meanwhile."""
-    with suppress(OSError):
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            made = os.fstat(fd)
-            if made.st_uid == 0 and made.st_nlink == 1 and stat.S_ISREG(made.st_mode):
-                owner = file.parent.stat()
-                os.fchown(fd, owner.st_uid, owner.st_gid)
-        finally:
-            os.close(fd)

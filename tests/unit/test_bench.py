@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from exitscope.bench import files, guest, plan, process, report, summary, tracer
+from exitscope import ownfiles
+from exitscope.bench import guest, plan, process, report, summary, tracer
 from exitscope.bench.guest import Measured
 from exitscope.bench.models import RunResult, Summary
 from exitscope.bench.plan import Point, Run
@@ -234,14 +235,14 @@ def test_files_are_whole_private_and_no_links_are_followed(tmp_path: Path) -> No
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "set.json").symlink_to(victim)
-    files.write(tmp_path / "set.json", "{}")
+    ownfiles.write(tmp_path / "set.json", "{}")
     assert victim.read_text() == "precious"
     assert (tmp_path / "set.json").read_text() == "{}" and not (tmp_path / "set.json").is_symlink()
     assert (tmp_path / "set.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "link").symlink_to(victim)
     before = victim.stat()
-    files.hand_over(tmp_path / "link")
+    ownfiles.hand_over(tmp_path / "link")
     assert victim.stat().st_uid == before.st_uid
     with pytest.raises(UserError, match="cannot write"):
-        files.write(tmp_path / "nowhere" / "x", "")
+        ownfiles.write(tmp_path / "nowhere" / "x", "")
     assert {path.name for path in tmp_path.iterdir()} == {"victim", "set.json", "link"}

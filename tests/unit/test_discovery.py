@@ -272,6 +272,15 @@ def test_the_queue_may_be_in_the_handlers_process(proc: FakeProc) -> None:
     assert [vm["uffds"] for vm in discovery.describe(rows, 10 * SECOND)] == [[], []]
 
 
+def test_many_threads_never_hide_those_that_serve_faults(proc: FakeProc) -> None:
+    others = {1000 + number: f"vhost-{number}" for number in range(2 * MAX_THREADS)}
+    proc.process(700, threads={700: "qemu", **others, 5000: "mig/dst/fault", 5001: "mig/dst/listen"})
+    (vm,) = Discovery(proc.proc).describe(totals((0, 1, 700, 0, 701)), 0)
+    assert (vm["unreadable"], len(vm["threads"])) == (None, MAX_THREADS)
+    roles = {thread["tid"]: thread["role"] for thread in vm["threads"]}
+    assert (roles[5000], roles[5001]) == ("uffd reader", "page copier")
+
+
 def test_handlers_without_end_are_not_kept(proc: FakeProc) -> None:
     proc.process(100)
     discovery = Discovery(proc.proc)

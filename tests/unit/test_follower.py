@@ -13,6 +13,7 @@ from exitscope_probes import migration as migration_module
 from exitscope_probes.migration import FAST_S, SLOW_S, Follower
 from exitscope_probes.monitorsocket import MonitorSockets
 from exitscope_probes.qmp import QUERIES
+from exitscope_probes.reads import NoTime
 
 from .monitor_bench import TIMEOUT_S, Bench, greets_only, qemu
 
@@ -168,3 +169,20 @@ def test_many_vms_are_asked_in_turn(bench: Bench, monkeypatch: pytest.MonkeyPatc
     bench.turn(2.0)
     assert len(peer.asked) - count <= 2 * 20 * 2
     assert {meta["follow"] for meta in bench.said[60:]} <= {"followed", "busy"}
+
+
+def test_a_host_without_a_free_cpu_says_nothing_of_a_monitor(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = bench.listen(qemu)
+    bench.see(7)
+    bench.turn(lambda: len(peer.asked) == 1)
+    read, refused = bench.follower._reads.read, list[bool]()
+
+    def no_time(*arguments: Any) -> Any:
+        if not refused:
+            refused.append(True)
+            raise NoTime("this host had no CPU time to spare for looking at process 1")
+        return read(*arguments)
+
+    monkeypatch.setattr(bench.follower._reads, "read", no_time)
+    bench.turn(lambda: bool(refused) and len(peer.asked) == 2)
+    assert {meta["follow"] for meta in bench.said} == {"followed"}

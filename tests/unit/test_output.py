@@ -1,17 +1,22 @@
 """What `-o` and its kin name is written whole, or written into: nothing else is destroyed."""
 
+import errno
+import gzip
 import os
 import stat
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner
 
 from exitscope.cli import main
-from exitscope.errors import UserError
-from exitscope.output import write, writing
 from exitscope.recordings.file import RecordingFile
+from exitscope_probes.errors import OutputError, RecordingError
+from exitscope_probes.output import write, writing
+from exitscope_probes.recording import Recording
+from exitscope_probes.wire import HEADER_BYTES, Kind, Message, decode_header
 
 from .migration_recordings import migrated_records, write_migration
 from .recording_processes import WAIT_S, fake_collector, run
@@ -90,7 +95,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     wrong = {tmp_path: "it is a directory", tmp_path / "a": "too many links", tmp_path / "n/o": "No such"}
     for path, words in wrong.items():
-        with pytest.raises(UserError, match=f"cannot write .*{words}"):
+        with pytest.raises(OutputError, match=f"cannot write .*{words}"):
             write(path, "")
 
 
@@ -114,7 +119,7 @@ def test_root_follows_no_link_of_another_user_but_of_whom_sudo_serves(
     (place / "report").symlink_to(victim)
     os.chown(place, 65534, 65534)
     os.chown(place / "report", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(UserError, match="a link of another user"):
+    with pytest.raises(OutputError, match="a link of another user"):
         write(place / "report", "")
     assert victim.read_text() == "precious"
     monkeypatch.setenv("SUDO_UID", "65534")
@@ -141,3 +146,46 @@ def test_a_recording_into_a_fifo_and_into_a_full_device(tmp_path: Path) -> None:
     assert RecordingFile.open(saved).meta.records > 100
     Path(saved).unlink()
     Path(saved).parent.rmdir()
+
+
+def frames(path: Path) -> list[Kind]:
+    kinds = []
+    with gzip.open(path) as file:
+        while head := file.read(HEADER_BYTES):
+            header = decode_header(head)
+            file.read(header.rest_bytes)
+            kinds.append(header.kind)
+    return kinds
+
+
+def test_a_collectors_recording_destroys_nothing(tmp_path: Path) -> None:
+    message = Message(Kind.VMS, 1, {"vms": []})
+    file, link = tmp_path / "run.gz", tmp_path / "link"
+    file.write_text("from before")
+    link.symlink_to(file)
+    recording = Recording(str(link), 60)
+    recording.write(message)
+    assert file.read_text() == "from before", "replaced when it is whole"
+    recording.close("the end")
+    assert link.is_symlink() and frames(file) == [Kind.VMS, Kind.BYE]
+
+    full = Recording("/dev/full", 60)
+    with pytest.raises(RecordingError, match="cannot write /dev/full: No space left on device"):
+        full.write(message)
+        full.close("the end")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    with pytest.raises(RecordingError, match="it is a directory"):
+        Recording(str(tmp_path), 60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run.gz"]
+
+
+def test_a_collectors_recording_that_ends_early_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "run.gz"
+    file.write_text("from before")
+    recording = Recording(str(file), 60)
+    assert recording._file is not None
+    recording._file.write = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))  # type: ignore[method-assign]
+    with pytest.raises(RecordingError, match="No space left on device"):
+        recording.write(Message(Kind.VMS, 1, {"vms": []}))
+    assert recording.over
+    assert ([path.name for path in tmp_path.iterdir()], file.read_text()) == (["run.gz"], "from before")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exitscope_probes.reads import DEADLINE_S, MAX_STUCK_PER_USER, Reads, Unreadable
+from exitscope_probes.reads import DEADLINE_S, MAX_STUCK_PER_USER, NoTime, Reads, Unreadable
 
 
 class Fifo:
@@ -87,14 +87,15 @@ def test_a_host_without_a_free_cpu_is_no_process_that_lets_us_wait() -> None:
     busy.start()
     os.sched_setaffinity(busy.pid or 0, {cpu})
     try:
-        took_s = 0.0
-        while took_s < DEADLINE_S:  # until it had to wait for the CPU
-            before_s = time.monotonic()
+        waited_s = 0.0
+        while waited_s < DEADLINE_S:  # until it had to wait for the CPU
+            reads, before_s = Reads(), time.monotonic()
             try:
-                assert Reads().read(1, 1000, partial(_works_on, cpu, rounds)) == rounds
-            except Unreadable as why:  # hardly any CPU at all: then it is said so
+                assert reads.read(1, 1000, partial(_works_on, cpu, rounds)) == rounds
+            except NoTime as why:  # hardly any CPU at all: then it is said so
                 assert str(why) == "this host had no CPU time to spare for looking at process 1"
-            took_s = time.monotonic() - before_s
+            waited_s = time.monotonic() - before_s - took_s
+        assert reads._spent_s(1000) < DEADLINE_S, "the user's processes pay for what they took, not for the wait"
     finally:
         busy.kill()
         busy.join()

@@ -12,9 +12,9 @@ from typing import Final
 
 from exitscope_probes.procfs import KVM_VM, Proc
 
-from .. import __version__, words
+from .. import __version__, ownfiles, words
 from ..recordings.conditions import cpu_model
-from . import files, guest, summary, tracer
+from . import guest, summary, tracer
 from .models import RunResult, Summary
 from .plan import Run
 from .published import SOURCE
@@ -51,7 +51,7 @@ class Bench:
     def measure(self, done: Callable[[Run], None]) -> None:
         """Make every run, calling done after each; an interruption keeps what is finished. Raises UserError."""
         program = guest.binary()
-        files.make_directory(self.directory)
+        ownfiles.make_directory(self.directory)
         load = os.getloadavg()[0]
         if load > _IDLE_LOAD:
             self.notes.append(
@@ -95,7 +95,7 @@ class Bench:
 
     def write(self) -> None:
         """The JSON, whole at every moment. Raises UserError if it cannot be written."""
-        files.write(self.json_path, self.summary().model_dump_json(indent=1))
+        ownfiles.write(self.json_path, self.summary().model_dump_json(indent=1))
 
     def _measure(self, program: Path, run: Run) -> RunResult:
         result = RunResult(
@@ -120,7 +120,7 @@ class Bench:
             measured = guest.run(program, run.point, self.pages, run.repeat + 1, _LOOK_MS if run.traced else 0)
         result.faults, result.wall_ns, result.rate_per_s = measured.faults, measured.wall_ns, measured.rate_per_s
         if one is not None and one.meta is not None:
-            files.hand_over(one.path)
+            ownfiles.hand_over(one.path)
             result.recording, result.recorded = one.meta.id, one.meta.records
             result.loss = tracer.losses(one.meta)
         return result

@@ -6,9 +6,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import UserError
-from ..privileges import own_directory
-from ..settings import default_user
+from .errors import UserError
+from .privileges import own_directory
+from .settings import default_user
 
 
 def make_directory(directory: Path) -> None:
@@ -18,7 +18,7 @@ def make_directory(directory: Path) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {directory}: {error.strerror or error}") from None
+        raise UserError(f"cannot make {directory}: {error.strerror or error}; choose another place") from None
 
 
 def write(path: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from .errors import UserError
+from .errors import OutputError
 
 _MAX_LINKS: Final = 40  # include/linux/namei.h: MAXSYMLINKS
 
@@ -23,7 +23,7 @@ class Place:
 
 
 def place_of(name: str | os.PathLike[str]) -> Place:
-    """Follow the links of a name that need not exist yet. Raises UserError where nothing can be written.
+    """Follow the links of a name that need not exist yet. Raises OutputError where nothing can be written.
 
     Root follows root's links, and those of whom sudo serves. Others follow a link in a directory that all may write
     (/tmp) if it is their own or the directory's owner's: the rule of fs.protected_symlinks, which replacing escapes.
@@ -38,18 +38,18 @@ def place_of(name: str | os.PathLike[str]) -> Place:
             _refuse_foreign_link(path)
             path = path.parent / path.readlink()
         else:
-            raise UserError(f"cannot write {name}: too many links")
+            raise OutputError(f"cannot write {name}: too many links")
         found = path.stat() if path.exists() else None
     except OSError as error:
         raise _cannot(name, error) from None
     if found is not None and stat.S_ISDIR(found.st_mode):
-        raise UserError(f"cannot write {name}: it is a directory")
+        raise OutputError(f"cannot write {name}: it is a directory")
     return Place(path, special=found is not None and not stat.S_ISREG(found.st_mode))
 
 
 @contextmanager
 def writing(name: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to. What was there is replaced when it is whole, or stays as it was. Raises UserError."""
+    """A file to write to. What was there is replaced when it is whole, or stays as it was. Raises OutputError."""
     place = place_of(name)
     try:
         with _into(place.path) if place.special else _replacing(place.path) as file:
@@ -59,7 +59,7 @@ def writing(name: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write(name: str | os.PathLike[str], text: str) -> None:
-    """Raises UserError if it cannot be written."""
+    """Raises OutputError if it cannot be written."""
     with writing(name) as file:
         file.write(text.encode())
 
@@ -99,8 +99,8 @@ def _refuse_foreign_link(path: Path) -> None:
     else:
         trusted = not shared or link.st_uid in (user, directory.st_uid)
     if not trusted:
-        raise UserError(f"cannot write {path}: it is a link of another user: name the file that it leads to")
+        raise OutputError(f"cannot write {path}: it is a link of another user: name the file that it leads to")
 
 
-def _cannot(name: str | os.PathLike[str], error: OSError) -> UserError:
-    return UserError(f"cannot write {os.fspath(name)}: {error.strerror or error}")
+def _cannot(name: str | os.PathLike[str], error: OSError) -> OutputError:
+    return OutputError(f"cannot write {os.fspath(name)}: {error.strerror or error}")
