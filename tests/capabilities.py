@@ -25,6 +25,7 @@ class Curable(str):
 
 _KVM_GET_API_VERSION, _KVM_CHECK_EXTENSION = 0xAE00, 0xAE03  # include/uapi/linux/kvm.h
 _KVM_CAP_GUEST_MEMFD_FLAGS, _GMEM_MMAP_AND_SHARED = 244, 3  # likewise, since 6.18
+_KVM_CAP_PRE_FAULT_MEMORY = 236  # likewise, since 6.11
 _UFFDIO_API, _UFFD_API = 0xC018AA3F, 0xAA  # include/uapi/linux/userfaultfd.h
 _UFFD_FEATURE_POISON, _UFFD_FEATURE_MOVE = 1 << 14, 1 << 16  # likewise, since 6.6 and 6.8
 _BPF_MAP_CREATE, _BPF_MAP_TYPE_ARRAY = 0, 2  # include/uapi/linux/bpf.h
@@ -61,17 +62,31 @@ def _kvm() -> str | None:
     return None if version == 12 else f"KVM API version {version}"
 
 
-def _memory_fault() -> str | None:
+def _kvm_extension(number: int, wanted: int, otherwise: str) -> str | None:
+    """None if KVM_CHECK_EXTENSION answers with at least these bits."""
     if absent := _kvm():
         return absent
     fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = fcntl.ioctl(fd, _KVM_CHECK_EXTENSION, _KVM_CAP_GUEST_MEMFD_FLAGS)
+        flags = fcntl.ioctl(fd, _KVM_CHECK_EXTENSION, number)
     except OSError as error:
         return f"KVM_CHECK_EXTENSION: {error.strerror}"
     finally:
         os.close(fd)
-    return None if flags & _GMEM_MMAP_AND_SHARED == _GMEM_MMAP_AND_SHARED else "KVM has no mappable guest_memfd"
+    return None if flags & wanted == wanted else otherwise
+
+
+def _hugetlb(kib: int, count: int) -> str | None:
+    if absent := _root():
+        return absent
+    setting = Path(f"/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages")
+    if not setting.exists():
+        return f"a kernel without pages of {kib} KiB"
+    before = int(setting.read_text())
+    setting.write_text(f"{before + count}\n")
+    got = int(setting.read_text())
+    setting.write_text(f"{before}\n")
+    return None if got >= before + count else f"no memory for {count} more"
 
 
 def _bpf() -> str | None:
@@ -159,7 +174,16 @@ _PROBES: Final[dict[str, tuple[str, Callable[[], str | None]]]] = {
     "uffd": ("userfaultfd", _uffd),
     "uffd_move": ("UFFDIO_MOVE", partial(_uffd_feature, _UFFD_FEATURE_MOVE)),
     "uffd_poison": ("UFFDIO_POISON", partial(_uffd_feature, _UFFD_FEATURE_POISON)),
-    "memory_fault": ("KVM_EXIT_MEMORY_FAULT", _memory_fault),
+    "memory_fault": (
+        "KVM_EXIT_MEMORY_FAULT",
+        partial(_kvm_extension, _KVM_CAP_GUEST_MEMFD_FLAGS, _GMEM_MMAP_AND_SHARED, "KVM has no mappable guest_memfd"),
+    ),
+    "pre_fault": (
+        "KVM_PRE_FAULT_MEMORY",
+        partial(_kvm_extension, _KVM_CAP_PRE_FAULT_MEMORY, 1, "KVM has it not, or no two-dimensional paging"),
+    ),
+    "hugetlb_2m": ("hugetlb pages of 2 MiB", partial(_hugetlb, 2048, 16)),
+    "hugetlb_1g": ("hugetlb pages of 1 GiB", partial(_hugetlb, 1 << 20, 1)),
     "peers": ("perf and bpftrace", _peers),
     "bpftrace": ("bpftrace", _bpftrace),
     "hardware_exits": ("hardware exits", _hardware_exits),

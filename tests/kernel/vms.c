@@ -3,136 +3,43 @@
  *
  *   churn N     VMs one after the other on one thread, of four pages each, while the first one lives on
  *   idle        a VM beside the first one is made, and never run
+ *   crowd N     N VMs at once, each with three vCPUs that touch two pages each
  *   together    two VMs at once, of 100 pages each, which take turns; the newer one is destroyed in between
+ *   twin TID    500 pages are touched by a thread of this number; `named`: its events bear the number
  *   snapshot    300 of 1,000 pages are written while userfaultfd protects all against writing; 700 are freed in the background
+ *   protected   100 pages are written that come protected against writing (UFFDIO_COPY_MODE_WP)
+ *   huge SHIFT  16 hugetlb pages of this size are touched in their middle
+ *   thp         16 transparent huge pages' worth of memory is touched, and comes in small pages
  *   elsewhere   exit mode: another thread places the pages
+ *   thread      300 pages are asked for ahead by a thread with MADV_POPULATE_WRITE, and 400 touched then
+ *   process     the same by another process, with process_vm_writev
+ *   ioctl       the same by the vCPU's thread, with KVM_PRE_FAULT_MEMORY; refused: its errno
  *   halfway     100 ranges of 16 pages are copied to where the sixth page is present already
  *   released    the userfaultfd is closed while the vCPU waits, before anybody has read its event
  *   reused      a descriptor of which events were read becomes a file's
  *   roaming N   exit mode: two VMs of 40 pages each; a thread of its own runs both from one fault to the next, and ends (N = 0)
  *               or stays; the next one places the page and goes on
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "machine.h"
 
-#define PAGE 4096UL
-#define GUEST_MEMORY (1UL << 30) /* guest physical */
-#define DOORBELL (3UL << 30)
-#define LIST 0x100000UL
-
-struct machine {
-    int kvm, vm, vcpu;
-    uint8_t *own; /* code, page tables, and the list of addresses to touch */
-    struct kvm_run *run;
-    size_t run_bytes;
-};
-
+static struct machine first, other;
 static int uffd;
 static uint8_t *memory, *source;
-static volatile bool quit;
+static uint64_t fill_bytes = PAGE, copy_mode;
+static volatile bool quit, answering;
 static volatile uint64_t events, fills;
+static int refused;
+static pthread_t handler;
 
-static void must(bool good, const char *what) {
-    if (good)
-        return;
-    perror(what);
-    exit(1);
-}
-
-static uint8_t *pages(uint64_t count) {
-    uint8_t *at = mmap(0, count * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    must(at != MAP_FAILED, "mmap");
-    madvise(at, count * PAGE, MADV_NOHUGEPAGE);
-    return at;
-}
-
-static void add_slot(struct machine *m, int slot, uint64_t gpa, void *at, uint64_t bytes) {
-    struct kvm_userspace_memory_region region = {
-        .slot = slot, .guest_phys_addr = gpa, .memory_size = bytes, .userspace_addr = (uintptr_t)at};
-    must(!ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &region), "memslot");
-}
-
-/* User mode, 64 bits, four GiB mapped one to one with large pages. */
-static void create(struct machine *m, uint8_t *at, uint64_t count) {
-    /* 1: mov (%rsi),%rax; movb $1,(%rax); add $8,%rsi; dec %rcx; jnz 1b; movb $1,(%r13); 2: jmp 2b */
-    static const uint8_t code[] = {0x48, 0x8b, 0x06, 0xc6, 0x00, 0x01, 0x48, 0x83, 0xc6, 0x08, 0x48,
-                                   0xff, 0xc9, 0x75, 0xf1, 0x41, 0xc6, 0x45, 0x00, 0x01, 0xeb, 0xfe};
-    m->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0);
-    must(m->vm >= 0, "KVM_CREATE_VM");
-    m->own = pages(LIST / PAGE + 16);
-    memcpy(m->own + 0x1000, code, sizeof code);
-    *(uint64_t *)(m->own + 0x2000) = 0x3007;
-    for (uint64_t gib = 0; gib < 4; gib++) {
-        *(uint64_t *)(m->own + 0x3000 + 8 * gib) = (0x4000 + gib * PAGE) | 7;
-        for (uint64_t i = 0; i < 512; i++)
-            *(uint64_t *)(m->own + 0x4000 + gib * PAGE + 8 * i) = gib << 30 | i << 21 | 0xe7;
-    }
-    add_slot(m, 0, 0, m->own, LIST + 16 * PAGE);
-    add_slot(m, 1, GUEST_MEMORY, at, count * PAGE);
-    m->vcpu = ioctl(m->vm, KVM_CREATE_VCPU, 0);
-    must(m->vcpu >= 0, "KVM_CREATE_VCPU");
-    m->run_bytes = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    m->run = mmap(0, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpu, 0);
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof *cpuid + 256 * sizeof(struct kvm_cpuid_entry2));
-    cpuid->nent = 256;
-    must(!ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, cpuid) && !ioctl(m->vcpu, KVM_SET_CPUID2, cpuid), "cpuid");
-    free(cpuid);
-    struct kvm_sregs s;
-    must(!ioctl(m->vcpu, KVM_GET_SREGS, &s), "sregs");
-    struct kvm_segment cs = {
-        .limit = ~0U, .selector = 0x0b, .type = 11, .dpl = 3, .present = 1, .s = 1, .l = 1, .g = 1};
-    struct kvm_segment ds = {
-        .limit = ~0U, .selector = 0x13, .type = 3, .dpl = 3, .present = 1, .s = 1, .db = 1, .g = 1};
-    s.cs = cs;
-    s.ds = s.es = s.fs = s.gs = s.ss = ds;
-    s.cr0 = 0x80050033;
-    s.cr3 = 0x2000;
-    s.cr4 = 1 << 5;
-    s.efer = 1 << 8 | 1 << 10;
-    must(!ioctl(m->vcpu, KVM_SET_SREGS, &s), "sregs");
-}
-
-static void destroy(struct machine *m) {
-    munmap(m->run, m->run_bytes);
-    close(m->vcpu);
-    close(m->vm);
-    close(m->kvm);
-    munmap(m->own, LIST + 16 * PAGE);
-}
-
-/* Writes into pages first.. of the guest's memory. Returns 0, or the errno of KVM_RUN. */
-static int touch(struct machine *m, uint64_t first, uint64_t count) {
-    struct kvm_regs regs = {.rip = 0x1000, .rflags = 2, .rsi = LIST, .rcx = count, .r13 = DOORBELL};
-    for (uint64_t i = 0; i < count; i++)
-        ((uint64_t *)(m->own + LIST))[i] = GUEST_MEMORY + (first + i) * PAGE;
-    must(!ioctl(m->vcpu, KVM_SET_REGS, &regs), "regs");
-    return ioctl(m->vcpu, KVM_RUN, 0) ? errno : 0;
-}
-
-static void watch(uint64_t features, void *at, uint64_t count, uint64_t mode) {
+static void watch(uint64_t features, uint64_t count, uint64_t mode) {
     struct uffdio_api api = {.api = UFFD_API, .features = features};
-    struct uffdio_register range = {.range = {(uintptr_t)at, count * PAGE}, .mode = mode};
+    struct uffdio_register range = {.range = {(uintptr_t)memory, count * PAGE}, .mode = mode};
     uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     must(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api) && !ioctl(uffd, UFFDIO_REGISTER, &range), "userfaultfd");
 }
 
-static bool copy(void *at, uint64_t count) {
-    struct uffdio_copy c = {.dst = (uintptr_t)at, .src = (uintptr_t)source, .len = count * PAGE};
+static bool copy(void *at, uint64_t bytes) {
+    struct uffdio_copy c = {.dst = (uintptr_t)at, .src = (uintptr_t)source, .len = bytes, .mode = copy_mode};
     return !ioctl(uffd, UFFDIO_COPY, &c);
 }
 
@@ -148,12 +55,16 @@ static void *handle(void *argument) {
         struct pollfd p = {.fd = fd, .events = POLLIN};
         if (poll(&p, 1, 20) <= 0 || read(fd, &m, sizeof m) != sizeof m)
             continue;
-        uint8_t *at = (uint8_t *)(uintptr_t)(m.arg.pagefault.address & ~(PAGE - 1));
+        uint8_t *at = (uint8_t *)(uintptr_t)(m.arg.pagefault.address & ~(fill_bytes - 1));
+        answering = true;
         events++;
-        fills += m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ? protect(at, 1, false) : copy(at, 1);
+        fills += m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ? protect(at, 1, false) : copy(at, fill_bytes);
+        answering = false;
     }
     return NULL;
 }
+
+static void begin(void) { must(!pthread_create(&handler, 0, handle, 0), "pthread_create"); }
 
 static void say(const char *line) {
     char answer[16];
@@ -163,7 +74,159 @@ static void say(const char *line) {
         exit(0);
 }
 
-static pthread_t handler;
+/* Until somebody wants the work to be done. */
+static void ready(void) { say("READY"); }
+
+static void ready_with_handler(void) {
+    ready();
+    begin();
+}
+
+static void ordinary(uint64_t features) {
+    watch(features, 16 * 1024, UFFDIO_REGISTER_MODE_MISSING);
+    create(&first, memory, 1600);
+}
+
+static void churn(uint64_t n, const char *unused) {
+    (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    must(!touch(&first, 0, 4), "run");
+    for (uint64_t i = 0; i < n; i++) {
+        create(&other, memory + (2000 + i * 4) * PAGE, 4);
+        must(!touch(&other, 0, 4), "run");
+        destroy(&other);
+    }
+}
+
+static void idle(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    must(!touch(&first, 0, 4), "run");
+    create(&other, memory + 2000 * PAGE, 4);
+}
+
+/* Further vCPUs of a VM, each with a page of the list for itself. */
+struct further {
+    struct machine *m;
+    int number, vcpu;
+};
+
+static pthread_barrier_t touched;
+
+static void *touch_two(void *argument) {
+    struct further *f = argument;
+    uint64_t list = LIST + f->number * PAGE;
+    struct kvm_regs regs = {.rip = 0x1000, .rflags = 2, .rsi = list, .rcx = 2, .r13 = DOORBELL};
+    for (uint64_t i = 0; i < 2; i++)
+        ((uint64_t *)(f->m->own + list))[i] = GUEST_MEMORY + (2 * f->number + i) * PAGE;
+    must(!ioctl(f->vcpu, KVM_SET_REGS, &regs) && !ioctl(f->vcpu, KVM_RUN, 0), "run");
+    pthread_barrier_wait(&touched);
+    pause();
+    return NULL;
+}
+
+static void crowd(uint64_t vms, const char *unused) {
+    (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    struct machine *machines = calloc(vms, sizeof *machines);
+    struct further *all = calloc(3 * vms, sizeof *all);
+    pthread_barrier_init(&touched, 0, 3 * vms + 1);
+    for (uint64_t i = 0; i < 3 * vms; i++) {
+        struct machine *m = &machines[i / 3];
+        pthread_t thread;
+        if (i % 3 == 0)
+            create(m, memory + (2000 + 2 * i) * PAGE, 6);
+        all[i] = (struct further){.m = m, .number = i % 3, .vcpu = i % 3 ? new_vcpu(m, i % 3) : m->vcpu};
+        must(!pthread_create(&thread, 0, touch_two, &all[i]), "pthread_create");
+    }
+    pthread_barrier_wait(&touched);
+}
+
+static void together(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    create(&other, memory + 2000 * PAGE, 100);
+    for (uint64_t i = 0; i < 100; i++)
+        must(!touch(&first, i, 1) && !touch(&other, i, 1), "run");
+    copy(memory + 1000 * PAGE, PAGE); /* ahead of need: the older one's */
+    destroy(&other);
+    must(!touch(&first, 100, 100), "run");
+}
+
+/* A process whose first thread has this number, in the innermost PID namespace. */
+static void become(uint64_t tid) {
+    pid_t wanted = tid;
+    struct clone_args arguments = {.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1};
+    pid_t child = syscall(SYS_clone3, &arguments, sizeof arguments);
+    must(child >= 0, "clone3");
+    if (child) {
+        waitpid(child, NULL, 0);
+        exit(0);
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+static void twin(uint64_t tid, const char *named) {
+    if (tid)
+        become(tid);
+    ordinary(named ? UFFD_FEATURE_THREAD_ID : 0);
+    ready_with_handler();
+    must(!touch(&first, 0, 500), "run");
+}
+
+static void snapshot(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    memset(memory, 1, 1000 * PAGE);
+    create(&first, memory, 1000);
+    must(!touch(&first, 0, 1000), "run");
+    watch(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 1000, UFFDIO_REGISTER_MODE_WP);
+    ready_with_handler();
+    must(protect(memory, 1000, true), "UFFDIO_WRITEPROTECT");
+    must(!touch(&first, 0, 300), "run");
+    for (uint64_t i = 300; i < 1000; i++)
+        must(protect(memory + i * PAGE, 1, false), "UFFDIO_WRITEPROTECT");
+}
+
+static void protected(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    copy_mode = UFFDIO_COPY_MODE_WP;
+    watch(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 100, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+    create(&first, memory, 100);
+    ready_with_handler();
+    must(!touch(&first, 0, 100), "run");
+}
+
+/* Memory of 16 large pages, or of one that is very large; each is touched once, in its middle. */
+static void large(uint64_t shift, int flags, int advice) {
+    uint64_t size = 1UL << shift, count = shift < 30 ? 16 : 1, bytes = (count + (flags == 0)) * size;
+    memory = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+    must(memory != MAP_FAILED, "large pages");
+    memory = (uint8_t *)(((uintptr_t)memory + size - 1) & ~(size - 1));
+    if (advice)
+        must(!madvise(memory, count * size, advice), "madvise");
+    watch(0, count * size / PAGE, UFFDIO_REGISTER_MODE_MISSING);
+    create(&first, memory, count * size / PAGE);
+    ready_with_handler();
+    for (uint64_t i = 0; i < count; i++)
+        must(!touch(&first, (i * size + size / 2) / PAGE, 1), "run");
+}
+
+static void huge(uint64_t shift, const char *unused) {
+    (void)unused;
+    fill_bytes = 1UL << shift;
+    source = mmap(0, fill_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    large(shift, MAP_HUGETLB | shift << MAP_HUGE_SHIFT, 0);
+}
+
+static void thp(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    large(21, 0, MADV_HUGEPAGE);
+}
+
 static void *asked; /* exit mode: the page that is wanted */
 
 static void *place(void *unused) {
@@ -173,10 +236,24 @@ static void *place(void *unused) {
         usleep(200);
         if (!at)
             continue;
-        fills += copy(at, 1);
+        fills += copy(at, PAGE);
         __atomic_store_n(&asked, NULL, __ATOMIC_SEQ_CST);
     }
     return NULL;
+}
+
+static void elsewhere(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(UFFD_FEATURE_SIGBUS);
+    ready();
+    pthread_create(&handler, 0, place, 0);
+    for (uint64_t i = 0; i < 100; i++) {
+        must(touch(&first, i, 1) == EFAULT, "no fault");
+        __atomic_store_n(&asked, memory + i * PAGE, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&asked, __ATOMIC_SEQ_CST))
+            usleep(100);
+        must(!ioctl(first.vcpu, KVM_RUN, 0), "run");
+    }
 }
 
 struct step {
@@ -191,7 +268,7 @@ static void *run_step(void *argument) {
     struct step *s = argument;
     for (int i = 0; i < 2; i++) {
         if (s->page[i])
-            fills += copy(s->page[i], 1);
+            fills += copy(s->page[i], PAGE);
         s->error[i] = s->page[i] ? (ioctl(s->machine[i]->vcpu, KVM_RUN, 0) ? errno : 0) : touch(s->machine[i], 0, 40);
     }
     s->done = true;
@@ -200,9 +277,13 @@ static void *run_step(void *argument) {
     return NULL;
 }
 
-static void roam(struct machine *first, struct machine *other, bool stays) {
-    struct step s = {.machine = {first, other}, .stays = stays};
+static void roaming(uint64_t stays, const char *unused) {
+    struct step s = {.machine = {&first, &other}, .stays = stays};
     pthread_t runner[41];
+    (void)unused;
+    ordinary(UFFD_FEATURE_SIGBUS);
+    ready();
+    create(&other, memory + 2000 * PAGE, 40);
     for (uint64_t i = 0; i <= 40; i++) {
         s.done = false;
         pthread_create(&runner[i], 0, run_step, &s);
@@ -219,6 +300,53 @@ static void roam(struct machine *first, struct machine *other, bool stays) {
         pthread_join(runner[i], 0);
 }
 
+/* Ahead of the guest, which touches these pages then, and others. */
+enum { AHEAD = 300, TOUCHED = 400 };
+
+static void by_thread(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    must(!madvise(memory, AHEAD * PAGE, MADV_POPULATE_WRITE), "MADV_POPULATE_WRITE");
+    must(!touch(&first, 0, TOUCHED), "run");
+}
+
+static void by_process(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    pid_t vmm = getpid(), child = fork();
+    for (int i = 0; !child && i < AHEAD; i++) {
+        struct iovec here = {source, 64}, there = {memory + i * PAGE, 64};
+        must(process_vm_writev(vmm, &here, 1, &there, 1, 0) == 64, "process_vm_writev");
+    }
+    if (!child)
+        _exit(0);
+    waitpid(child, NULL, 0);
+    must(!touch(&first, 0, TOUCHED), "run");
+}
+
+static void by_ioctl(uint64_t n, const char *unused) {
+    struct {
+        uint64_t gpa, size, flags, padding[5];
+    } ahead = {.gpa = GUEST_MEMORY, .size = AHEAD * PAGE}; /* struct kvm_pre_fault_memory, since Linux 6.11 */
+    (void)n, (void)unused;
+    ordinary(0);
+    ready_with_handler();
+    refused = ioctl(first.vcpu, _IOWR(KVMIO, 0xd5, ahead), &ahead) ? errno : 0;
+    must(!touch(&first, 0, TOUCHED), "run");
+}
+
+static void halfway(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready();
+    for (uint64_t i = 0; i < 100; i++) {
+        must(copy(memory + (i * 16 + 5) * PAGE, PAGE), "UFFDIO_COPY");
+        must(!copy(memory + i * 16 * PAGE, 16 * PAGE), "a page that is present was copied");
+    }
+}
+
 static void *close_soon(void *unused) {
     (void)unused;
     usleep(300000);
@@ -226,90 +354,59 @@ static void *close_soon(void *unused) {
     return NULL;
 }
 
+static void released(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready();
+    pthread_create(&handler, 0, close_soon, 0);
+    must(!touch(&first, 0, 1), "run");
+}
+
+static void reused(uint64_t n, const char *unused) {
+    (void)n, (void)unused;
+    ordinary(0);
+    ready();
+    int fd = dup(uffd);
+    pthread_t runner;
+    pthread_create(&handler, 0, handle, &fd);
+    must(!touch(&first, 0, 100), "run");
+    quit = true;
+    pthread_join(handler, 0);
+    close(fd);
+    must(open("/dev/zero", O_RDONLY) == fd, "another descriptor");
+    quit = false;
+    pthread_create(&runner, 0, handle, &fd); /* reads zeros as if they were events */
+    usleep(200000);
+    quit = true;
+    pthread_join(runner, 0);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(uint64_t n, const char *option);
+} ways[] = {
+    {"churn", churn},     {"idle", idle},           {"crowd", crowd},         {"together", together},
+    {"twin", twin},       {"snapshot", snapshot},   {"protected", protected}, {"huge", huge},
+    {"thp", thp},         {"elsewhere", elsewhere}, {"thread", by_thread},    {"process", by_process},
+    {"ioctl", by_ioctl},  {"halfway", halfway},     {"released", released},   {"reused", reused},
+    {"roaming", roaming},
+};
+
 int main(int count, char **argument) {
-    const char *way = count > 1 ? argument[1] : "";
     uint64_t n = count > 2 ? strtoul(argument[2], 0, 0) : 0;
-    struct machine first, other;
     char done[128];
     source = pages(16);
     memset(source, 3, 16 * PAGE);
     memory = pages(16 * 1024);
-    if (!strcmp(way, "snapshot")) {
-        memset(memory, 1, 1000 * PAGE);
-        create(&first, memory, 1000);
-        must(!touch(&first, 0, 1000), "run");
-        watch(UFFD_FEATURE_PAGEFAULT_FLAG_WP, memory, 1000, UFFDIO_REGISTER_MODE_WP);
-    } else {
-        bool exits = !strcmp(way, "elsewhere") || !strcmp(way, "roaming");
-        watch(exits ? UFFD_FEATURE_SIGBUS : 0, memory, 16 * 1024, UFFDIO_REGISTER_MODE_MISSING);
-        create(&first, memory, 1600);
-    }
-    say("READY");
-    if (strcmp(way, "halfway") && strcmp(way, "elsewhere") && strcmp(way, "released") && strcmp(way, "reused") &&
-        strcmp(way, "roaming"))
-        pthread_create(&handler, 0, handle, 0);
-    if (!strcmp(way, "churn")) {
-        must(!touch(&first, 0, 4), "run");
-        for (uint64_t i = 0; i < n; i++) {
-            create(&other, memory + (2000 + i * 4) * PAGE, 4);
-            must(!touch(&other, 0, 4), "run");
-            destroy(&other);
-        }
-    } else if (!strcmp(way, "idle")) {
-        must(!touch(&first, 0, 4), "run");
-        create(&other, memory + 2000 * PAGE, 4);
-    } else if (!strcmp(way, "together")) {
-        create(&other, memory + 2000 * PAGE, 100);
-        for (uint64_t i = 0; i < 100; i++)
-            must(!touch(&first, i, 1) && !touch(&other, i, 1), "run");
-        copy(memory + 1000 * PAGE, 1); /* ahead of need: the older one's */
-        destroy(&other);
-        must(!touch(&first, 100, 100), "run");
-    } else if (!strcmp(way, "snapshot")) {
-        must(protect(memory, 1000, true), "UFFDIO_WRITEPROTECT");
-        must(!touch(&first, 0, 300), "run");
-        for (uint64_t i = 300; i < 1000; i++)
-            must(protect(memory + i * PAGE, 1, false), "UFFDIO_WRITEPROTECT");
-    } else if (!strcmp(way, "elsewhere")) {
-        pthread_create(&handler, 0, place, 0);
-        for (uint64_t i = 0; i < 100; i++) {
-            must(touch(&first, i, 1) == EFAULT, "no fault");
-            __atomic_store_n(&asked, memory + i * PAGE, __ATOMIC_SEQ_CST);
-            while (__atomic_load_n(&asked, __ATOMIC_SEQ_CST))
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if (count > 1 && !strcmp(argument[1], ways[i].name)) {
+            ways[i].run(n, count > 3 ? argument[3] : NULL);
+            while (answering) /* it has woken the vCPU, and counts its fill next */
                 usleep(100);
-            must(!ioctl(first.vcpu, KVM_RUN, 0), "run");
+            sprintf(done, "DONE {\"events\": %lu, \"fills\": %lu, \"tid\": %ld, \"refused\": %d}", events, fills,
+                    syscall(SYS_gettid), refused);
+            say(done);
+            return 0;
         }
-    } else if (!strcmp(way, "roaming")) {
-        create(&other, memory + 2000 * PAGE, 40);
-        roam(&first, &other, n);
-    } else if (!strcmp(way, "halfway")) {
-        for (uint64_t i = 0; i < 100; i++) {
-            must(copy(memory + (i * 16 + 5) * PAGE, 1), "UFFDIO_COPY");
-            must(!copy(memory + i * 16 * PAGE, 16), "a page that is present was copied");
-        }
-    } else if (!strcmp(way, "released")) {
-        pthread_create(&handler, 0, close_soon, 0);
-        must(!touch(&first, 0, 1), "run");
-    } else if (!strcmp(way, "reused")) {
-        int fd = dup(uffd);
-        pthread_t runner;
-        pthread_create(&handler, 0, handle, &fd);
-        must(!touch(&first, 0, 100), "run");
-        quit = true;
-        pthread_join(handler, 0);
-        close(fd);
-        must(open("/dev/zero", O_RDONLY) == fd, "another descriptor");
-        quit = false;
-        pthread_create(&runner, 0, handle, &fd); /* reads zeros as if they were events */
-        usleep(200000);
-        quit = true;
-        pthread_join(runner, 0);
-    }
-    if (handler && !quit) { /* what it has counted is all, then */
-        quit = true;
-        pthread_join(handler, 0);
-    }
-    sprintf(done, "DONE {\"events\": %lu, \"fills\": %lu}", events, fills);
-    say(done);
-    return 0;
+    return 2;
 }
