@@ -57,14 +57,17 @@ _FAULTS_1: Final[Schema] = {"records": _FAULT_1}
 
 assert _VCPU_1.itemsize == VCPU_DTYPE.itemsize and _FAULT_1.itemsize == FAULT_DTYPE.itemsize
 
-MOST: Final = {"slots": 1 << 13, "vcpus": 1 << 13, "vms": 1 << 13, "cells": 1 << 22, "hardware": 1 << 20,
-               "records": 1 << 18}  # fmt: skip
-"""Items of an array: as many vCPUs as a collector follows at most (settings.py), and records of some seconds."""
+MOST: Final = {"slots": 1 << 13, "vcpus": 1 << 13, "vms": 1 << 12, "cells": 1 << 22, "hardware": 1 << 19,
+               "records": 1 << 14}  # fmt: skip
+"""Items of an array: as many vCPUs and VMs as a collector follows at most (settings.py), 64 reasons of hardware exits
+of each vCPU, and as many records as a collector sends at once (collector.py)."""
 
 LONGEST_NS: Final = 1 << 60
 """Of one moment or length, 36 years: five of them do not overflow 64 bits."""
 
 _LARGEST_SUM: Final = 1 << 62
+_MOST_COUNTED: Final = 1 << 48
+"""In all buckets together: a million faults in a second, for nine years."""
 
 _LENGTHS: Final = {
     "records": ("begin_ns", "raise_ns", "notify_ns", "serve_ns", "fill_ns", "finish_ns"),
@@ -122,8 +125,8 @@ def _complaints(name: str, array: Array) -> Iterator[str]:
     if name == "vcpus":
         sums |= {f"series.{field}": array["series"][field] for field in SERIES_DTYPE.names or ()}
     for field, counts in sums.items():
-        if _sum(counts) >= _LARGEST_SUM:
-            yield f"{field}: a sum beyond 2^62"
+        if _sum(counts) >= (most := _MOST_COUNTED if name == "cells" else _LARGEST_SUM):
+            yield f"{field}: a sum beyond 2^{most.bit_length() - 1}"
     for field, names in _CODES.items() if name == "records" else ():
         if (code := int(array[field].max())) >= len(names):
             yield f"{field} {code}: there are {len(names)}"

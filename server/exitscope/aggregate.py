@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from exitscope_probes.exit_reasons import ISA_NONE
 from exitscope_probes.records import HARDWARE_DTYPE, LOSSES, VCPU_OTHER
-from exitscope_probes.wire import Kind, Message
+from exitscope_probes.wire import Kind, Message, WireError
 
 from . import tick
 from .gpa import GpaCounts
@@ -29,7 +29,10 @@ from .unanswered import Unanswered
 from .vms import MAX_VMS, Vms
 from .window import Counters
 
-_CELLS_AT_ONCE: Final = 1 << 18  # what is made of them takes twice their room
+_CELLS_AT_ONCE: Final = 1 << 17  # what is made of them takes twice their room
+
+MAX_WRAPPED: Final = 1 << 16
+"""Buckets beyond 2^32: 2^48 faults of one length, of which a host has a million in a second, in nine years."""
 
 
 class Aggregate:
@@ -61,7 +64,7 @@ class Aggregate:
         self.migrations = Tracker(self.vms, self._counted, self.unanswered)
         self.users: list[PeerUser] = []  # whose VMs take which room in the collector
         self._refused: set[tuple[int, int]] = set()  # (VM number, vCPU) that found no row
-        self.wrapped: dict[int, int] = {}
+        self.wrapped: dict[int, dict[int, int]] = {}  # row -> column of a bucket -> times that it passed 2^32
         self._first = True  # no TOTALS of this collector yet
         self._named = False  # no VMS of this collector yet
         self._started = False
@@ -79,7 +82,7 @@ class Aggregate:
         return self.losses | {"slow_client": slow, "server_full": len(self._refused) + self.vms.refused}
 
     def handle(self, message: Message) -> None:
-        """Take one message over. Raises WireError if its meta does not fit."""
+        """Take one message over. Raises WireError if its meta does not fit, or what it says cannot be."""
         time_ns = max(message.time_ns, self.time_ns)
         match message.kind:
             case Kind.HELLO:
@@ -234,9 +237,7 @@ class Aggregate:
         self.histograms.reset_row(row)
         self.scalars.reset_row(row)
         self.hardware.reset_row(row)
-        first = row * HISTOGRAM_WIDTH
-        for cell in [cell for cell in self.wrapped if first <= cell < first + HISTOGRAM_WIDTH]:
-            del self.wrapped[cell]
+        self.wrapped.pop(row, None)
 
     def _update(self, counters: Counters, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
         """Bring rows (n,) to the cumulative values (n, width)."""
@@ -254,8 +255,8 @@ class Aggregate:
         ours = rows >= 0
         flat, counts = flat[ours], cells["count"][ours]
         beyond = counts >> np.uint64(32)
-        for i in np.flatnonzero(beyond):  # buckets are kept modulo 2^32
-            self.wrapped[int(flat[i])] = int(beyond[i])
+        if (passed := np.flatnonzero(beyond)).size:  # buckets are kept modulo 2^32
+            self._wrap(flat[passed], beyond[passed])
         low = counts.astype(np.uint32)
         if self._first:
             self.histograms.set_base(flat, low)
@@ -263,6 +264,13 @@ class Aggregate:
         increments = low - self.histograms.now.at(flat)
         grew = (increments > 0) & (increments < 1 << 31)  # else it fell: the slot is between two owners
         self.histograms.add(flat[grew], increments[grew])
+
+    def _wrap(self, cells: npt.NDArray[Any], times: npt.NDArray[Any]) -> None:
+        if sum(map(len, self.wrapped.values())) + len(cells) > 2 * MAX_WRAPPED:  # one may be told again
+            raise WireError(f"TOTALS frame: more than {MAX_WRAPPED} buckets are beyond 2^32")
+        rows, columns = np.divmod(cells, HISTOGRAM_WIDTH)
+        for row, column, passed in zip(rows.tolist(), columns.tolist(), times.tolist(), strict=True):
+            self.wrapped.setdefault(row, {})[column] = passed
 
     def _vms(self, totals: npt.NDArray[Any]) -> None:
         rows, values = [], []

@@ -58,7 +58,8 @@ class HardwareExits:
     def reset_row(self, row: int) -> None:
         """Another vCPU has the row."""
         self.counters.reset_row(row)
-        self.longest_ns[row] = 0
+        if self.longest_ns[row].any():  # else nothing is written: what nobody has written takes no memory
+            self.longest_ns[row] = 0
 
     def over(self, length_ns: int, rows: _Rows) -> dict[str, Exits]:
         """By reason, most frequent first, over all these rows in a window; reasons that did not occur are left out."""

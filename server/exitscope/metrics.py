@@ -24,7 +24,7 @@ from .aggregate import Aggregate
 from .alarms.alarms import Alarms
 from .hub import Hub
 from .metrics_now import alarm_metrics, migration_metrics, waiting_metrics
-from .scalars import BACKGROUND, DEMAND, FAILED, HISTOGRAM_WIDTH, STALL_NS
+from .scalars import BACKGROUND, DEMAND, FAILED, STALL_NS
 from .scrapes import CONTENT_TYPE, rendered
 from .source import Status
 from .view import named_exits
@@ -200,10 +200,10 @@ class _Totals:
                 continue
             columns = slice(number * BUCKETS, (number + 1) * BUCKETS)
             histogram = self._aggregate.histograms.now[rows, columns].sum(axis=0, dtype=np.int64)
-            for cell, times in self._aggregate.wrapped.items():
-                column = cell % HISTOGRAM_WIDTH - number * BUCKETS
-                if cell // HISTOGRAM_WIDTH in rows and 0 <= column < BUCKETS:
-                    histogram[column] += times << 32
+            for row in rows:
+                for column, times in self._aggregate.wrapped.get(row, {}).items():
+                    if columns.start <= column < columns.stop:
+                        histogram[column - columns.start] += times << 32
             below = np.cumsum(histogram)
             bounds = [(_UPPER_S[bound], float(below[bound - 1])) for bound in self._detail.bounds]
             # Counts and buckets are read one after the other: +Inf must not be below the last bound.

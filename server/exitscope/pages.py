@@ -13,6 +13,7 @@ PAGE: Final = 16
 """Cells: an octave of the histograms."""
 
 _FIRST: Final = 64
+_MANY: Final = 1 << 12
 _Rows = npt.NDArray[np.integer[Any]] | list[int] | slice | int
 
 
@@ -32,8 +33,7 @@ class Pages:
         logical, within = self._split(cells)
         pages = self._flat[logical]
         if not pages.all():
-            for missing in np.unique(logical[pages == 0]).tolist():
-                self._flat[missing] = self._free.pop() if self._free else self._next()
+            self._give(logical[pages == 0])
             pages = self._flat[logical]
         placed: npt.NDArray[np.uint32] = (pages * PAGE + within).astype(np.uint32)
         return placed
@@ -47,9 +47,10 @@ class Pages:
     def give_back(self, row: int) -> npt.NDArray[np.int32]:
         """Take the row's pages away; returns them, (n,): whoever has counted in them must zero them."""
         pages = self.table[row]
-        given: npt.NDArray[np.int32] = pages[pages != 0].copy()
-        pages[:] = 0
-        self._free += given.tolist()
+        given: npt.NDArray[np.int32] = pages[pages != 0]
+        if len(given):  # else nothing is written: a part of the table that nobody has written takes no memory
+            pages[:] = 0
+            self._free += given.tolist()
         return given
 
     def _split(self, cells: npt.NDArray[np.integer[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -59,12 +60,21 @@ class Pages:
             return rows * self.table.shape[1] + cells // PAGE, cells % PAGE
         return cells // PAGE, cells % PAGE
 
-    def _next(self) -> int:
-        page = self.used
-        self.used += 1
+    def _give(self, logical: npt.NDArray[Any]) -> None:
+        """Pages for these places (n,) of the flat table, which have none; a place may be named more than once."""
+        if len(logical) < _MANY:
+            missing = np.unique(logical)
+        else:  # without sorting
+            self._flat[logical] = -1
+            missing = np.flatnonzero(self._flat == -1)
+        reused = min(len(self._free), len(missing))
+        fresh = len(missing) - reused
+        given = self._free[len(self._free) - reused :][::-1]
+        del self._free[len(self._free) - reused :]
+        self._flat[missing] = np.append(np.array(given, np.int32), np.arange(self.used, self.used + fresh))
+        self.used += fresh
         while self.used > self.capacity:
             self.capacity *= 2
-        return page
 
 
 class Sheet:

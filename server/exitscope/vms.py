@@ -22,7 +22,7 @@ MAX_UNNAMED: Final = MOST_VMS
 """VMs that counted before discovery had named them."""
 
 MAX_GONE: Final = 512
-"""VMs that ended and stay listed; of more the oldest are forgotten sooner. Each costs 90 KB of time series."""
+"""VMs that ended and stay listed; of more the oldest are forgotten sooner."""
 
 MAX_VMS: Final = MOST_VMS + MAX_GONE
 """As many VMs as a collector may follow (its --max-vms), and those that ended."""
@@ -88,6 +88,7 @@ class Vms:
         self._by_id: dict[str, Vm] = {}
         self._by_number: dict[int, Vm] = {}
         self._unnamed: dict[int, Vm] = {}
+        self._gone: dict[str, Vm] = {}  # those of them that ended, the first first
         self._free = list(range(MAX_VMS, 0, -1))
         self._refused: set[str] = set()  # ids
 
@@ -153,15 +154,14 @@ class Vms:
 
     def forget_old(self, time_ns: int) -> None:
         """Drop VMs that ended more than ten minutes ago."""
-        for vm in [vm for vm in self if vm.gone_ns is not None and vm.gone_ns <= time_ns - GONE_KEPT_NS]:
+        while (vm := self._oldest_gone()) and (vm.gone_ns or 0) <= time_ns - GONE_KEPT_NS:
             self._drop(vm)
 
     def make_room(self) -> bool:
         """Free counter rows: the VM that ended first keeps its totals only. False if there is none."""
-        candidates = [vm for vm in self if vm.gone_ns is not None and vm.rows]
-        if not candidates:
+        vm = next((vm for vm in self._gone.values() if vm.rows), None)
+        if vm is None:
             return False
-        vm = min(candidates, key=lambda vm: vm.gone_ns or 0)
         for vcpu, row in vm.rows.items():
             vm.final[vcpu] = self._rows.totals[row].copy()
             self._rows.release(row)
@@ -173,6 +173,7 @@ class Vms:
         vm.id = peer.id
         old = self._by_id.pop(peer.id, None)
         if old is not None:
+            self._gone.pop(peer.id, None)
             vm.row = old.row
             for vcpu, row in old.rows.items():
                 if vcpu in vm.rows:
@@ -184,9 +185,8 @@ class Vms:
             if self._by_number.get(old.number) is old:
                 del self._by_number[old.number]
         else:
-            gone = [vm for vm in self if vm.gone_ns is not None]
-            if len(gone) >= MAX_GONE or (gone and not self._free):
-                self._drop(min(gone, key=lambda vm: vm.gone_ns or 0))
+            if (oldest := self._oldest_gone()) and (len(self._gone) >= MAX_GONE or not self._free):
+                self._drop(oldest)
             if not self._free:
                 self._refused.add(peer.id)
                 for row in vm.rows.values():
@@ -196,8 +196,12 @@ class Vms:
         self._by_id[vm.id] = self._by_number[vm.number] = vm
         return vm
 
+    def _oldest_gone(self) -> Vm | None:
+        return next(iter(self._gone.values()), None)
+
     def _end(self, vm: Vm, time_ns: int) -> None:
         vm.gone_ns = time_ns
+        self._gone[vm.id] = vm
         vm.pending, vm.total, vm.inferred = 0, 0, Queue()
         for row in vm.rows.values():
             self._rows.rest(row)
@@ -211,5 +215,5 @@ class Vms:
             self._rows.release(row)
         if self._by_number.get(vm.number) is vm:
             del self._by_number[vm.number]
-        del self._by_id[vm.id]
+        del self._by_id[vm.id], self._gone[vm.id]
         self._free.append(vm.row)

@@ -148,6 +148,7 @@ def test_memory_follows_what_has_counted_and_is_given_back() -> None:
     assert counted.sum() == 100 and (counted[200:300, 7] == 1).all()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 40)), unique_by=lambda pair: pair[0], max_size=50),
     st.booleans(),

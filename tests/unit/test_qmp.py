@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exitscope.migrations import status
@@ -106,6 +106,7 @@ def test_what_is_no_qmp_is_an_error_that_says_so_shortly(data: bytes, complaint:
     assert len(str(caught.value)) < 300 and str(caught.value).isprintable() and str(caught.value).isascii()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_garbage_never_crashes(pieces: list[bytes]) -> None:
     session = Session()
@@ -117,6 +118,7 @@ def test_garbage_never_crashes(pieces: list[bytes]) -> None:
     assert not session.done
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3000), st.binary(min_size=1, max_size=3))
 def test_damaged_answers_never_crash(at: int, damage: bytes) -> None:
     data = bytearray(conversation(answers("completed", "destination")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exitscope
@@ -60,12 +60,14 @@ def test_arrays_of_a_decoded_frame_are_views_that_cannot_be_written() -> None:
         decode(frame()).arrays["records"]["vm"][0] = 1
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
 def test_garbage_is_a_wire_error_and_nothing_else(data: bytes) -> None:
     with pytest.raises(WireError):
         decode_header(data)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(frame()) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_a_wire_error_or_another_message_never_a_crash(at: int, flip: int) -> None:
     data = bytearray(frame())
@@ -76,6 +78,7 @@ def test_a_flipped_byte_is_a_wire_error_or_another_message_never_a_crash(at: int
         assert str(error)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(frame()) - 1))
 def test_a_truncated_frame_names_both_sizes(length: int) -> None:
     data = frame()[:length]
