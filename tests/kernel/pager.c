@@ -13,6 +13,7 @@
  * pager daemon    fills the memory of several VMs: takes lines "take PID FD", "hold N" and "release N" (the faults of the Nth
  *                 are read, and answered no more), says "DONE" to each, and ends with its stdin. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/userfaultfd.h>
@@ -160,8 +161,11 @@ static int new_vcpu(int kvm, int vm) {
 static void touch(int vcpu, uint64_t first, uint64_t count) {
     struct kvm_regs regs = {.rip = CODE_AT, .rflags = 2, .rsi = DATA_AT + first * PAGE, .rcx = count, .r13 = BELL_AT};
     must(!ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
-    must(!ioctl(vcpu, KVM_RUN, 0), "KVM_RUN");
+    while (ioctl(vcpu, KVM_RUN, 0))
+        must(errno == EINTR, "KVM_RUN"); /* kicked by SIGUSR1, or stopped */
 }
+
+static void nothing(int signal) { (void)signal; }
 
 int main(int count, char **arguments) {
     must(count == 2, "usage");
@@ -192,6 +196,7 @@ int main(int count, char **arguments) {
     }
     if (closed)
         close(uffd);
+    signal(SIGUSR1, nothing);
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     int vm = ioctl(kvm, KVM_CREATE_VM, 0);
     must(vm >= 0, "KVM_CREATE_VM");

@@ -1,21 +1,30 @@
 """Alarms of real guests and a real migration, through a real collector: what must be told, and what must not."""
 
+import ctypes
 import os
 import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from exitscope_probes.records import MODE_UFFD
 from tests.kernel.harness import finish, guest
 from tests.kernel.migration import Migration, Plan
 from tests.kernel.operators import Operator, S, operator
-from tests.kernel.pager import daemon, pager, pager_program
+from tests.kernel.pager import Pager, daemon, pager, pager_program
 
 __all__ = ["operator", "pager_program"]
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
+SYS_TGKILL = 234
+PTRACE_ATTACH, PTRACE_DETACH = 16, 17  # include/uapi/linux/ptrace.h
+WALL = 0x40000000  # __WALL, include/uapi/linux/wait.h
+libc = ctypes.CDLL(None)
 STALLS = {"vcpu_stalled", "oldest_fault"}
 
 
@@ -145,6 +154,57 @@ def test_workers_that_end_with_their_faults(operator: Operator, pager_program: P
             operator.for_seconds(1)
         operator.for_seconds(6)
         assert "handler_gone" not in {alarm.kind for alarm in operator.alarms(vm.pid)}
+
+
+def kick(vm: Pager) -> None:
+    """Its vCPU, which its first thread runs, out of KVM_RUN."""
+    assert libc.syscall(SYS_TGKILL, vm.pid, vm.pid, signal.SIGUSR1) == 0
+
+
+def stop(vm: Pager) -> None:
+    """As a debugger does: its vCPU's thread alone, for two seconds."""
+    assert libc.ptrace(PTRACE_ATTACH, vm.pid, None, None) == 0
+    os.waitpid(vm.pid, WALL)
+    time.sleep(2)
+    assert libc.ptrace(PTRACE_DETACH, vm.pid, None, None) == 0
+
+
+def suspend(vm: Pager) -> None:
+    """All of its threads, for two seconds."""
+    os.kill(vm.pid, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(vm.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("disturb", [kick, stop, suspend])
+def test_a_page_that_is_eight_seconds_late_for_a_vcpu_that_is_disturbed(
+    operator: Operator, pager_program: Path, disturb: Callable[[Pager], None]
+) -> None:
+    """It is one fault all along, whose age never starts anew, and the alarms stay."""
+    with pager(pager_program, "workers") as vm, ThreadPoolExecutor(1) as pool:
+        begin_ns = time.monotonic_ns()
+        vm.touch(1, late_us=8_000_000)
+        operator.watch(lambda: operator.waiting(vm.pid), "a fault")
+        told: set[str] = set()
+        once = [] if disturb is kick else [disturb]
+        while (age_ns := time.monotonic_ns() - begin_ns) < 7.5 * S:
+            if disturb is kick:
+                kick(vm)
+            elif once and age_ns > 2 * S:
+                pool.submit(once.pop(), vm)
+            operator.for_seconds(0.5)
+            active = operator.active(vm.pid)
+            assert told <= active.keys(), "an alarm has ended"
+            told |= active.keys()
+            for kind in STALLS & told:
+                value_ns = active[kind].value_ns
+                assert value_ns and value_ns > age_ns - 1 * S, "the age of the fault"
+        assert told >= STALLS
+        vm.touched()
+        operator.watch(lambda: not operator.active(vm.pid), "the alarms' end")
+        (found,) = operator.vms(vm.pid)
+        assert found.faults(operator.aggregate.rows)["uffd"] == 1
+        assert found.totals(operator.aggregate.rows)["series"]["max_ns"][0, MODE_UFFD] > 7.9 * S
 
 
 @pytest.mark.parametrize("how", ["given", "lent"])
