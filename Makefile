@@ -62,7 +62,7 @@ lint: lint-packages dev
 	clang-format-14 --dry-run -Werror $(C_SOURCES)
 
 fuzz: test-packages dev
-	EXITSCOPE_FUZZ=$(or $(FUZZ),20000) $(BIN)/pytest -q -p no:cacheprovider tests/unit/test_fuzz_*.py $(PYTEST_ARGS)
+	EXITSCOPE_FUZZ=$(or $(FUZZ),20000) $(BIN)/pytest -q --timeout 0 -p no:cacheprovider tests/unit/test_fuzz_*.py $(PYTEST_ARGS)
 
 format: lint-packages dev
 	$(BIN)/ruff check --fix-only --quiet .

@@ -22,6 +22,7 @@ from .api_recordings import RecordingId, library
 from .errors import ApiError, error_body
 from .export.formats import FORMATS
 from .hub import MAX_ID
+from .mallocs import give_back
 from .query.engine import Engine
 from .query.faults import Filters
 from .query.models import Faults, RecordingSummary
@@ -69,6 +70,7 @@ class Queries:
         with self._one:
             if key not in self._summaries:
                 self._summaries[key] = make()
+                give_back()
                 while sum(map(len, self._summaries.values())) > _CACHE_BYTES and len(self._summaries) > 1:
                     self._summaries.popitem(last=False)
             self._summaries.move_to_end(key)

@@ -19,3 +19,14 @@ def give_back_early() -> None:
         mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, 1 << 20)
         mallopt(_M_TRIM_THRESHOLD, 8 << 20)
+
+
+def give_back() -> None:
+    """What is free between blocks in use becomes the kernel's again: after work that took much for a while.
+
+    Without glibc nothing happens. It takes some ms, and longer where there is much; others who allocate wait.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

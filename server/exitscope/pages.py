@@ -28,6 +28,14 @@ class Pages:
         self._flat = self.table.reshape(-1)
         self._free: list[int] = []
 
+    def reach(self, row: int) -> None:
+        """Add rows, if there is none of this number."""
+        if row >= self.rows:
+            more = max(row + 1, 2 * self.rows) - self.rows
+            self.table = np.concatenate((self.table, np.zeros((more, self.table.shape[1]), np.int32)))
+            self._flat = self.table.reshape(-1)
+            self.rows += more
+
     def place(self, cells: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint32]:
         """Where these cells (n,) are in the pool, (n,) uint32; pages that are missing are given."""
         logical, within = self._split(cells)

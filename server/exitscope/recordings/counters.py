@@ -70,8 +70,14 @@ class CounterLog:
         self._closed: list[npt.NDArray[Any]] = []
         self._entries = 0
 
-    def add(self, time_ns: int, owner: int, columns: slice | npt.NDArray[Any], deltas: npt.NDArray[Any]) -> None:
-        """Count deltas (n,) for these columns of an owner; time_ns must not go back."""
+    def add(
+        self,
+        time_ns: int,
+        owners: int | npt.NDArray[np.int64],
+        columns: slice | npt.NDArray[Any],
+        deltas: npt.NDArray[Any],
+    ) -> None:
+        """Count deltas (n,) for these columns of an owner, or of owners (n,); time_ns must not go back."""
         while time_ns - self.started_ns >= MAX_INTERVALS * self.interval_ns:
             self._close()
             self._coarser()
@@ -80,9 +86,10 @@ class CounterLog:
         if interval != self._interval:
             self._close()
             self._interval = max(time_ns - self.started_ns - 1, 0) // self.interval_ns
-        if owner >= len(self._open):
-            self._open = np.concatenate((self._open, np.zeros((owner + 8 - len(self._open), WIDTH), np.int64)))
-        self._open[owner, columns] += deltas
+        last = owners if isinstance(owners, int) else int(owners.max())
+        if last >= len(self._open):
+            self._open = np.concatenate((self._open, np.zeros((last + 8 - len(self._open), WIDTH), np.int64)))
+        self._open[owners, columns] += deltas
 
     def pack(self, owners: list[Owner], vms: Container[str] | None = None) -> bytes:
         """As text for the footer. vms: ids of those that the recording is of; None: all."""

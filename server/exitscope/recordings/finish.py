@@ -80,6 +80,7 @@ def finish(spool_path: str, path: str) -> RecordingMeta:
         raise SpoolError("no totals had come from the collector yet: nothing was recorded")
     meta = _meta(survey, head, end)
     meta.migrations = retrace.found(meta.id, conditions.only(head, end, survey), meta.started_ns, meta.started_wall_ms)
+    del retrace  # as large as a server's state
     meta.load_start, meta.load_stop = running.loads(head, end)
     part = f"{path}.part"
     try:
@@ -94,7 +95,6 @@ def finish(spool_path: str, path: str) -> RecordingMeta:
             owners = conditions.owners(survey)
             counters = survey.log.pack(owners, {vm.id for vm in meta.vms}) if survey.log else b""
             writer.close(meta, _histograms(survey, meta), counters)
-        pa.default_memory_pool().release_unused()
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):
@@ -288,11 +288,12 @@ def _histograms(survey: Survey, meta: RecordingMeta) -> npt.NDArray[Any]:
     parts = []
     for owner in survey.counted:
         vm = index.get(survey.vm_id(owner.key))
-        if owner.histogram is None or owner.vcpu is None or vm is None:
+        if owner.vcpu is None or vm is None:
             continue
-        where = np.flatnonzero(owner.histogram)
+        histogram = survey.histograms.row(owner.number)
+        where = np.flatnonzero(histogram)
         cells = np.zeros(len(where), HISTOGRAM_CELL_DTYPE)
         cells["vm"], cells["vcpu"] = vm, owner.vcpu
-        cells["series"], cells["bucket"], cells["count"] = where // BUCKETS, where % BUCKETS, owner.histogram[where]
+        cells["series"], cells["bucket"], cells["count"] = where // BUCKETS, where % BUCKETS, histogram[where]
         parts.append(cells)
     return np.concatenate([np.empty(0, HISTOGRAM_CELL_DTYPE), *parts])

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from ..mallocs import give_back
+
 _NICE: Final = 10
 
 
 async def in_quiet_thread(work: Callable[[], object]) -> None:
-    """In a thread of its own, that lets others go first and does not hold up the server's end."""
+    """In a thread of its own, that lets others go first and does not hold up the server's end; its memory goes back."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -27,6 +29,7 @@ async def in_quiet_thread(work: Callable[[], object]) -> None:
             work()
         except BaseException as raised:  # whoever waits for it gets it
             error = raised
+        give_back()
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, error)
 

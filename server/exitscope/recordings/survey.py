@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from exitscope_probes.exit_reasons import HARDWARE_CELLS, name_of
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import MEMSLOT_UNKNOWN, MODE_ASYNC, MODE_KERNEL, SERIES, VCPU_OTHER
+from exitscope_probes.records import MEMSLOT_UNKNOWN, MODE_ASYNC, MODE_KERNEL, VCPU_OTHER
 from exitscope_probes.wire import Kind, Message, WireError
 
 from ..peer import Hello, PeerVms, checked
+from .buckets import SLOT_CELLS, Buckets
 from .counters import (
     BACKGROUND,
     BYTES_BACKGROUND,
@@ -34,7 +35,6 @@ from .counters import (
     CounterLog,
 )
 
-SLOT_CELLS: Final = SERIES * BUCKETS
 _MAX_SLOTS: Final = 1 << 16
 _MAX_HANDLERS: Final = 64
 
@@ -53,14 +53,12 @@ class Counted:
     grown: _Int64s
     last: _Int64s
     number: int
-    histogram: _Int64s | None = None
     hardware: dict[str, list[int]] = field(default_factory=dict)  # reason -> [count, sum in ns]
 
 
 @dataclass(slots=True)
 class _Slot:
     owner: Counted
-    cells: _Int64s = field(default_factory=lambda: np.zeros(SLOT_CELLS, np.int64))
     hardware: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
 
@@ -72,6 +70,7 @@ class Survey:
         self.hello: dict[str, Any] = {}
         self.vms: dict[Key, dict[str, Any]] = {}  # what VMS said last of each while it ran
         self.counted: list[Counted] = []
+        self.histograms = Buckets()  # what was counted; a row is the number of a Counted
         self.log: CounterLog | None = None
         self.started_ns: int | None = None
         self.ended_ns = 0  # when the totals were last read
@@ -87,6 +86,8 @@ class Survey:
         self.recorded: set[Key] = set()  # VMs with records
         self.bye: str | None = None
         self._slots: dict[int, _Slot] = {}
+        self._owner_of = np.full(_MAX_SLOTS, -1, np.int64)  # slot -> number of its Counted
+        self._last_cells = Buckets()  # a row is a slot
         self._vm_rows: dict[int, Counted] = {}
         self._last_loss: dict[str, int] = {}
         self._dropped_here = 0
@@ -134,6 +135,8 @@ class Survey:
         if self.session < 0 or said.get("started_ns") != self.hello.get("started_ns"):
             self.session += 1
             self._slots.clear()
+            self._owner_of[:] = -1
+            self._last_cells = Buckets()
             self._vm_rows.clear()
             self._last_loss = {}
         self.hello, self.bye = said, None
@@ -178,28 +181,26 @@ class Survey:
                 or (values[COUNTS] < at.owner.last[COUNTS]).any()
             ):
                 at = self._slots[slot] = _Slot(self._owner(key, vcpu, int(row["tid"]), SCALARS))
+                self._owner_of[slot] = at.owner.number
+                self._last_cells.clear(slot)
             self._count(at.owner, values, first)
 
     def _cells(self, cells: npt.NDArray[Any], first: bool) -> None:
         slots = cells["cell"] // SLOT_CELLS
-        for slot in np.unique(slots).tolist():
-            at = self._slots.get(slot)
-            if at is None:
-                continue
-            mine = cells[slots == slot]
-            where = (mine["cell"] % SLOT_CELLS).astype(np.int64)
-            counts = mine["count"].astype(np.int64)
-            grown = np.maximum(counts - at.cells[where], 0)
-            at.cells[where] = counts
-            if first:
-                continue
-            if at.owner.histogram is None:
-                at.owner.histogram = np.zeros(SLOT_CELLS, np.int64)
-            np.add.at(at.owner.histogram, where, grown)
-            kernel = (where >= MODE_KERNEL * BUCKETS) & (where < (MODE_KERNEL + 1) * BUCKETS) & (grown > 0)
-            if kernel.any() and self.log:
-                columns = KERNEL_CELLS.start + where[kernel] - MODE_KERNEL * BUCKETS
-                self.log.add(self.ended_ns, at.owner.number, columns, grown[kernel])
+        owners = np.where(slots < _MAX_SLOTS, self._owner_of[np.minimum(slots, _MAX_SLOTS - 1)], -1)
+        known = owners >= 0
+        where, counts = cells["cell"][known].astype(np.int64), cells["count"][known].astype(np.int64)
+        grown = counts - self._last_cells.at(where)
+        self._last_cells.put(where, counts)
+        if first:
+            return
+        grew = grown > 0
+        owners, columns, grown = owners[known][grew], where[grew] % SLOT_CELLS, grown[grew]
+        self.histograms.add(owners * SLOT_CELLS + columns, grown)
+        kernel = (columns >= MODE_KERNEL * BUCKETS) & (columns < (MODE_KERNEL + 1) * BUCKETS)
+        if kernel.any() and self.log:
+            columns = KERNEL_CELLS.start + columns[kernel] - MODE_KERNEL * BUCKETS
+            self.log.add(self.ended_ns, owners[kernel], columns, grown[kernel])
 
     def _hardware(self, exits: npt.NDArray[Any] | None, first: bool) -> None:
         for one in () if exits is None else exits:
