@@ -139,6 +139,11 @@ def _bpftrace() -> str | None:
     return _tracefs() if shutil.which("bpftrace") else Curable("no bpftrace in PATH")
 
 
+def _prometheus() -> str | None:
+    """Nothing installs it for the tests: where it is, it is asked."""
+    return None if shutil.which("prometheus") else "no prometheus in PATH"
+
+
 def _peers() -> str | None:
     missing = [name for name in ("perf", "bpftrace", "bpftool") if shutil.which(name) is None]
     return Curable(f"no {missing[0]} in PATH") if missing else _tracefs()
@@ -186,6 +191,7 @@ _PROBES: Final[dict[str, tuple[str, Callable[[], str | None]]]] = {
     "hugetlb_1g": ("hugetlb pages of 1 GiB", partial(_hugetlb, 1 << 20, 1)),
     "peers": ("perf and bpftrace", _peers),
     "bpftrace": ("bpftrace", _bpftrace),
+    "prometheus": ("Prometheus", _prometheus),
     "hardware_exits": ("hardware exits", _hardware_exits),
     "fentry": ("fentry", _fentry),
     "kprobe": ("kprobes", _kprobe),

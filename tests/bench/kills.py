@@ -130,7 +130,7 @@ def _asking(url: str) -> Iterator[list[float]]:
         while not ended.wait(_ASK_S):
             begin = time.monotonic()
             with (
-                suppress(OSError, ValueError),
+                suppress(OSError, ValueError, HTTPException),
                 urllib.request.urlopen(url + "api/v1/vms", timeout=_TIMEOUT_S) as answer,
             ):
                 answer.read()
