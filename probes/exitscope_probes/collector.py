@@ -206,7 +206,7 @@ class Collector:
         self._probes.grow(len(rows.slots))
         rows_key = _rows_key(rows)
         due = rows_key != self._rows_key or now_ns - self._asked_ns >= _DISCOVERY_NS
-        if due and self._observer.ask(Rows.of(rows)):
+        if due and self._observer.ask(Rows.of(rows), self._probes.readers()):
             if rows_key != self._rows_key:
                 self._hold_until_ns = now_ns + _NAMING_NS
             self._rows_key, self._asked_ns = rows_key, now_ns

@@ -88,6 +88,7 @@ class _Vm:
     scan: _Scan = field(default_factory=_Scan)
     thread_names: dict[int, str] = field(default_factory=dict)
     handlers: dict[int, tuple[int, str, str] | None] = field(default_factory=dict)  # the one that served last is last
+    readers: dict[int, tuple[int, str, str] | None] = field(default_factory=dict)  # of its events; they live
     queues: list[dict[str, int]] = field(default_factory=list)
     cpu_ns: dict[int, int | None] = field(default_factory=dict)
     lives: dict[int, bool] = field(default_factory=dict)  # whether a handler's process is still there, by pid
@@ -127,6 +128,14 @@ class Discovery:
             vm.handlers[tid] = vm.handlers.pop(tid, None)
             if len(vm.handlers) > MAX_HANDLERS:
                 del vm.handlers[next(iter(vm.handlers))]
+
+    def note_readers(self, reading: Iterable[tuple[int, int]]) -> None:
+        """Remember which threads read the VMs' events: (VM number, thread id), as long as they live."""
+        for number, tid in reading:
+            vm = self._vms.get(number)
+            if vm and tid not in vm.readers and len(vm.readers) < MAX_HANDLERS:
+                vm.readers[tid] = None
+                vm.looked_ns = vm.scanned_ns = None
 
     def note_addresses(self, asked: Iterable[tuple[int, int]]) -> None:
         """Remember where guest memory lies, from a few records: (VM number, hva)."""
@@ -193,7 +202,9 @@ class Discovery:
             "handlers": [
                 {"tid": tid, "name": name, "cpu_ns": vm.cpu_ns.get(tid), "pid": pid, "process": process}
                 | {"lives": vm.lives.get(pid) if pid else None}
-                for tid, found in vm.handlers.items()
+                | ({"reads": True} if tid in vm.readers else {})
+                | ({"role": "uffd reader"} if tid not in vm.handlers else {})
+                for tid, found in {**vm.readers, **vm.handlers}.items()
                 for pid, name, process in [found or (None, "", None)]
             ],
             "uffd_features": _joined(list(vm.scan.features.values())),
@@ -229,13 +240,15 @@ class Discovery:
         vm.lives = look.lives
         vm.thread_names = look.names or vm.thread_names
         vm.handlers |= {tid: found for tid, found in look.handlers.items() if tid in vm.handlers}
+        vm.readers = {tid: look.handlers.get(tid, found) for tid, found in vm.readers.items() if _lives(look, tid)}
         if scan_due:
             vm.scanned_ns = now_ns
 
     def _look(self, vm: _Vm, tids: list[int], scan_due: bool) -> _Look:
         """Reads only, in a thread of its own: it may take for ever."""
         proc, pid = self._proc, vm.pid
-        handlers = {tid: found or self._handler(tid) for tid, found in list(vm.handlers.items())}
+        known = {**vm.readers, **vm.handlers}
+        handlers = {tid: found or self._handler(tid) for tid, found in known.items()}
         scan = self._scan(vm, {*tids, *vm.thread_names}, handlers) if scan_due else vm.scan
         queues = []
         for process, fd in scan.uffds:
@@ -307,8 +320,8 @@ class Discovery:
     def _handler_processes(self, vm: _Vm, handlers: dict[int, tuple[int, str, str] | None]) -> Iterable[int]:
         """Processes other than the VM's that handle faults of this VM and of no other."""
         pids = {found[0] for found in handlers.values() if found} - {vm.pid}
-        others = [other.handlers for other in list(self._vms.values()) if other is not vm]
-        return sorted(pids - {self._proc.process_of(tid) for tids in others for tid in list(tids)})
+        others = [{**other.handlers, **other.readers} for other in list(self._vms.values()) if other is not vm]
+        return sorted(pids - {self._proc.process_of(tid) for tids in others for tid in tids})
 
 
 def _gathered(rows: Rows) -> tuple[dict[int, int], dict[int, list[_Vcpu]]]:
@@ -319,6 +332,11 @@ def _gathered(rows: Rows) -> tuple[dict[int, int], dict[int, list[_Vcpu]]]:
         if vcpu != VCPU_OTHER:
             vcpus_of.setdefault(vm, []).append((vcpu, slot, tid, bool(exited)))
     return pid_of, vcpus_of
+
+
+def _lives(look: _Look, tid: int) -> bool:
+    """Whether a thread did when it was looked at; one that is new since is not known yet."""
+    return look.cpu_ns.get(tid, 0) is not None
 
 
 def _joined(features: list[list[str] | None]) -> list[str] | None:

@@ -40,13 +40,13 @@ _PID_MAX_LIMIT: Final = 1 << 22  # include/linux/threads.h: kernel.pid_max may b
 
 THREAD_DTYPE: Final = np.dtype(
     {
-        "names": ["tid", "self", "slot", "vcpu_id", "vcpu", "run_fd"],
-        "formats": ["<u4"] * 4 + ["<u8", "<u4"],
-        "offsets": [0, 4, 8, 16, 176, 184],
+        "names": ["tid", "self", "slot", "vcpu_id", "vcpu", "run_fd", "reader_mm"],
+        "formats": ["<u4"] * 4 + ["<u8", "<u4", "<u8"],
+        "offsets": [0, 4, 8, 16, 176, 184, 472],
         "itemsize": 512,
     }
 )
-"""struct thread, as far as loader.py needs it."""
+"""struct thread, as far as upkeep.py needs it."""
 
 PENDING_DTYPE: Final = np.dtype(
     [
@@ -198,7 +198,8 @@ class Maps:
         """What bpf/maps.h is told of them."""
         fields = THREAD_DTYPE.fields
         assert fields
-        numbers = {"OFFSET_run_fd": int(fields["run_fd"][1]), "SLOTS_PER_CHUNK": SLOTS_PER_CHUNK}
+        numbers = {f"OFFSET_{name}": int(fields[name][1]) for name in ("run_fd", "reader_mm")}
+        numbers["SLOTS_PER_CHUNK"] = SLOTS_PER_CHUNK
         for number, (name, made) in enumerate(self._by_name.items()):
             numbers[f"FD_{name}"] = _PLACE + number
             numbers |= {f"KEY_{name}": made.key.itemsize, f"VALUE_{name}": made.value.itemsize}

@@ -72,13 +72,13 @@ class Observer:
         """Whether an answer is awaited."""
         return self._asked_ns is not None
 
-    def ask(self, rows: Rows) -> bool:
-        """Ask who these are; False if the answer before has not come yet."""
+    def ask(self, rows: Rows, readers: list[tuple[int, int]]) -> bool:
+        """Ask who these are; False if the answer before has not come yet. readers: see upkeep.Probes.readers."""
         if self._channel is None or self._asked_ns is not None or self._channel.unsent:
             return False
         now_ns = self._asked_ns = time.monotonic_ns()
         rows_of = {"vms": rows.vms, "vcpus": rows.vcpus, "ended": sorted(rows.ended)}
-        told = {"handlers": self._notes.handlers(), "forgotten": list(self._forgotten)}
+        told = {"handlers": self._notes.handlers(), "readers": readers, "forgotten": list(self._forgotten)}
         self._send({"rows": rows_of, "now_ns": now_ns, **told})
         self._forgotten.clear()
         return True

@@ -22,8 +22,9 @@ _SEED_S: Final = 0.05
 class Watcher:
     """Serves one channel until its other end is gone. The arguments are those of migration.Follower and Discovery.
 
-    Takes {"rows": {"vms", "vcpus", "ended"}, "now_ns", "handlers", "addresses", "forgotten"}, and answers with {"vms"};
-    says {"migration": meta} and {"seed": [thread id, vCPU's descriptor]} by itself. All but rows may be absent.
+    Takes {"rows": {"vms", "vcpus", "ended"}, "now_ns", "handlers", "readers", "addresses", "forgotten"}, and answers
+    with {"vms"}; says {"migration": meta} and {"seed": [thread id, vCPU's descriptor]} by itself. All but rows may be
+    absent.
     seed: whose threads are looked for, None if they have been.
     """
 
@@ -63,6 +64,7 @@ class Watcher:
                 rows = Rows(**rows_of)
                 self._discovery.meet(rows)  # first: a VM's first faults may have been its last
                 self._discovery.note_handlers(message.get("handlers", ()))
+                self._discovery.note_readers(message.get("readers", ()))
                 vms = self._discovery.describe(rows, message["now_ns"])
                 self._channel.send({"vms": vms})
                 self._follower.see(vms)

@@ -201,6 +201,19 @@ class Probes:
             page[tid % TIDS_PER_PAGE] = slot + 1
             tids.put(page_key, page)
 
+    def readers(self) -> list[tuple[int, int]]:
+        """(VM number, thread id) of who has read events last from the VM's userfaultfd, and lives."""
+        vms = self._vms[self._vms["vm"] != 0]
+        rows = self._threads[: self._thread_slots]
+        rows = rows[np.isin(rows["reader_mm"], vms["mm"][vms["mm"] != 0])]
+        found = []
+        for row in rows:
+            tid = int(row["tid"])
+            page = self.maps["tids"].get(self.maps["tids"].index(tid // TIDS_PER_PAGE))
+            if page is not None and int(page[tid % TIDS_PER_PAGE]) == int(row["self"]) + 1:
+                found += [(number, tid) for number in vms["vm"][vms["mm"] == row["reader_mm"]].tolist()]
+        return found
+
     def check_vms_with(self, program: int) -> None:
         """program: descriptor of check_vm, which look_for_ended runs; closed with the probes."""
         self._check_vm = program

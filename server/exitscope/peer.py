@@ -46,8 +46,8 @@ class PeerUffd(_Model):
 class PeerThread(_Model):
     """A thread that is no vCPU. role: what its name says that it is for; cpu_ns: CPU time so far, None if it has ended.
 
-    pid, process, lives: of a handler, the process that it belongs to, its name, and whether it is still there; None if
-    that is not known.
+    reads: it was seen to read the VM's events. pid, process, lives: of a handler, the process that it belongs to, its
+    name, and whether it is still there; None if that is not known.
     """
 
     tid: Annotated[int, Field(gt=0, lt=1 << 32)]
@@ -57,6 +57,7 @@ class PeerThread(_Model):
     pid: Word | None = None
     process: Name | None = None
     lives: bool | None = None
+    reads: bool = False
 
 
 class PeerVm(_Model):

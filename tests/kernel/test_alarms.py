@@ -156,6 +156,31 @@ def test_workers_that_end_with_their_faults(operator: Operator, pager_program: P
         assert "handler_gone" not in {alarm.kind for alarm in operator.alarms(vm.pid)}
 
 
+def test_a_reader_that_is_late_after_its_workers_have_ended(operator: Operator, pager_program: Path) -> None:
+    """Nobody has vanished: the thread that reads the events is stopped, as it might be busy."""
+    with pager(pager_program, "workers") as vm:
+        vm.touch(60, late_us=1000)
+        vm.touched()
+
+        def readers() -> list[int]:
+            handlers = [one for found in operator.vms(vm.pid) for one in found.peer.handlers]
+            return [one.tid for one in handlers if one.reads and one.role == "uffd reader" and one.pid == vm.pid]
+
+        operator.watch(lambda: len(readers()) == 1, "who reads")
+        (reader,) = readers()
+        operator.for_seconds(1)
+        assert libc.ptrace(PTRACE_ATTACH, reader, None, None) == 0
+        os.waitpid(reader, WALL)
+        vm.touch(1)
+        operator.watch(lambda: "handler_stuck" in operator.active(vm.pid), "a fault that nobody reads about")
+        assert "is queued unread" in operator.active(vm.pid)["handler_stuck"].message
+        operator.for_seconds(2)
+        assert libc.ptrace(PTRACE_DETACH, reader, None, None) == 0
+        vm.touched()
+        operator.watch(lambda: not operator.active(vm.pid), "the alarms' end")
+        assert {alarm.kind for alarm in operator.alarms(vm.pid)} <= STALLS | {"handler_stuck"}
+
+
 def kick(vm: Pager) -> None:
     """Its vCPU, which its first thread runs, out of KVM_RUN."""
     assert libc.syscall(SYS_TGKILL, vm.pid, vm.pid, signal.SIGUSR1) == 0

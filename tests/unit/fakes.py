@@ -163,6 +163,10 @@ class FakeProbes:
     def seed_thread(self, tid: int, vcpu_fd: int) -> None:
         self.seeded.append((tid, vcpu_fd))
 
+    def readers(self) -> list[tuple[int, int]]:
+        """Who reads events: nobody that the test would need."""
+        return []
+
     def forget_stale(self, now_ns: int) -> int:
         return 0
 

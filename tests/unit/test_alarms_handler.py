@@ -319,6 +319,25 @@ def test_workers_that_come_and_go_behind_a_reader(pid: int) -> None:
     assert "pf-task (909) vanished" in scene.one("handler_gone").message, "nobody reads"
 
 
+def test_workers_whose_reader_is_known_and_lives() -> None:
+    """An event that waits to be read is the reader's, who is late; once it has ended, nobody's."""
+    scene, vm = migrating(threads=[])
+    worker = {"tid": 909, "name": "pf-task", "cpu_ns": 5, "pid": 4001, "lives": True}
+    reader = {"tid": 899, "name": "uffd-loop", "cpu_ns": 5, "pid": 4001, "lives": True, "reads": True}
+    reader |= {"role": "uffd reader"}
+    scene.handlers[1] = [reader, worker]
+    scene.go(0.4)
+    scene.handlers[1] = [reader, worker | {"cpu_ns": None}]
+    scene.wait(vm, 1)
+    vm.pending = vm.total = 1
+    scene.go(1.6)
+    assert "handler_gone" not in scene.kinds
+    assert "is queued unread" in scene.one("handler_stuck").message
+    scene.handlers[1] = [reader | {"cpu_ns": None}, worker | {"cpu_ns": None}]
+    scene.go(0.8)
+    assert "pf-task (909) vanished" in scene.one("handler_gone").message
+
+
 def test_a_pager_that_has_died_with_all_its_workers() -> None:
     scene, vm = migrating(threads=[])
     worker = {"tid": 900, "name": "pf-task", "cpu_ns": 5, "pid": 899, "lives": True}

@@ -204,6 +204,27 @@ def test_no_id_is_given_twice_while_a_process_lives(proc: FakeProc) -> None:
     assert discovery.describe(totals((0, 8, 100, 0, 101)), 0)[0]["id"] == "100-778"
 
 
+def test_who_reads_the_events_is_told_as_long_as_it_lives(proc: FakeProc) -> None:
+    """Behind it come and go those who answer: more of them than are kept do not push it out."""
+    proc.process(100, threads={101: "CPU 0/KVM", 102: "uffd-loop", 103: "uffd-loop"})
+    for tid in (102, 103):
+        proc.cpu(tid, "7 0 1")
+        (proc.root / str(tid) / "status").write_text(f"Name:\tuffd-loop\nTgid:\t100\nPid:\t{tid}\n")
+    discovery = Discovery(proc.proc)
+    rows = totals((0, 1, 100, 0, 101))
+
+    def readers(now_ns: int) -> list[tuple[int, str | None]]:
+        (vm,) = discovery.describe(rows, now_ns)
+        return [(one["tid"], one.get("role")) for one in vm["handlers"] if one.get("reads")]
+
+    discovery.meet(rows)
+    discovery.note_readers([(1, 102), (1, 103)])
+    discovery.note_handlers([(1, 500 + n) for n in range(2 * MAX_HANDLERS)] + [(1, 103)])
+    assert readers(0) == [(102, "uffd reader"), (103, None)], "one only reads, the other answers, too"
+    (proc.root / "102" / "task" / "102" / "stat").unlink()
+    assert readers(3 * SECOND) == [(103, None)]
+
+
 def state(discovery: Discovery, rows: Rows, now_ns: int) -> Any:
     return discovery.describe(rows, now_ns)[0]["state"]
 

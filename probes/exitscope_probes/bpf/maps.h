@@ -251,7 +251,9 @@ MAP_OF(resting, u64, u32);            /* vCPUs in a fault that no thread has: th
 MAP_OF(further, u32, u32);            /* the program that has looked at the first messages of a read(), once more */
 MAP_OF(further_typed, u32, u32); /* the same where it is an fexit program: an array of programs takes one type only */
 MAP_OF(async_waits, struct async_key, struct async_wait);
-_Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd), "maps.py has it elsewhere");
+_Static_assert(OFFSET_run_fd == __builtin_offsetof(struct thread, run_fd) &&
+                   OFFSET_reader_mm == __builtin_offsetof(struct thread, reader_mm),
+               "maps.py has it elsewhere");
 _Static_assert(VALUE_free_vcpus == sizeof(struct free_slot) && VALUE_free_vms == sizeof(struct free_slot) &&
                    VALUE_free_threads == sizeof(struct free_slot),
                "maps.py has another size for a free slot");

@@ -97,12 +97,13 @@ def _see(sight: Sight, vm: Vm, memory: _Memory, waits: list[Wait]) -> None:
 def _lives_on(vm: Vm, group: _Group, waits: list[Wait]) -> bool:
     """Whether the processes of these threads, that have ended, go on without them: as workers come and go.
 
-    Who reads the events there is not known, but that somebody does: unless an event waits to be read.
+    If who reads the events there is not known, somebody does: unless an event waits to be read.
     """
     lives = {thread.pid: thread.lives for thread in vm.peer.handlers if thread.pid is not None}
     pids = {thread.pid for thread in group.known.values()}
     alive = any(pid is not None and (pid == vm.peer.pid or lives.get(pid)) for pid in pids)
-    return alive and not (waits and vm.pending)
+    reads = any(thread.reads and thread.cpu_ns is not None for thread in vm.peer.handlers)
+    return alive and (reads or not (waits and vm.pending))
 
 
 def _torn(sight: Sight, vm: Vm, memory: _Memory) -> Finding | None:
@@ -175,7 +176,7 @@ def _handling(vm: Vm) -> dict[str, dict[int, PeerThread]]:
             found["page copier" if thread.role in COPIERS else "uffd reader"][thread.tid] = thread
     others = {vcpu.tid for vcpu in vm.peer.vcpus} | {thread.tid for thread in vm.peer.threads}
     for handler in vm.peer.handlers:
-        if handler.cpu_ns is not None and handler.tid not in others:
+        if handler.cpu_ns is not None and handler.role is None and handler.tid not in others:
             found[_BY_WORK][handler.tid] = handler
     return found
 
