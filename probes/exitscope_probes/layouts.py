@@ -22,6 +22,7 @@ from .records import (
     SERIES,
     SERIES_DTYPE,
     VCPU_DTYPE,
+    VCPU_OTHER,
     VM_DTYPE,
     WAITERS,
 )
@@ -64,6 +65,9 @@ of each vCPU, and as many records as a collector sends at once (collector.py).""
 
 LONGEST_NS: Final = 1 << 60
 """Of one moment or length, 36 years: five of them do not overflow 64 bits."""
+
+VCPU_NUMBERS: Final = 1 << 16
+"""KVM_MAX_VCPU_IDS of Linux 6.12 is 16,384 on x86; that of arm64 is 512."""
 
 _LARGEST_SUM: Final = 1 << 62
 _MOST_COUNTED: Final = 1 << 48
@@ -127,6 +131,10 @@ def _complaints(name: str, array: Array) -> Iterator[str]:
     for field, counts in sums.items():
         if _sum(counts) >= (most := _MOST_COUNTED if name == "cells" else _LARGEST_SUM):
             yield f"{field}: a sum beyond 2^{most.bit_length() - 1}"
+    if name in ("vcpus", "records"):
+        numbers = array["vcpu"][array["vcpu"] != VCPU_OTHER]
+        if (vcpu := int(numbers.max(initial=0))) >= VCPU_NUMBERS:
+            yield f"vCPU {vcpu}: KVM numbers fewer"
     for field, names in _CODES.items() if name == "records" else ():
         if (code := int(array[field].max())) >= len(names):
             yield f"{field} {code}: there are {len(names)}"

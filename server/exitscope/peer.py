@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from exitscope_probes.layouts import VCPU_NUMBERS
 from exitscope_probes.untrusted import cleaned
 from exitscope_probes.wire import Message, WireError
 
@@ -31,7 +32,7 @@ class _Model(BaseModel):
 class PeerVcpu(_Model):
     """One vCPU that discovery found."""
 
-    vcpu: Word
+    vcpu: Annotated[int, Field(ge=0, lt=VCPU_NUMBERS)]
     tid: Word = 0
     name: Name | None = None
 

@@ -8,9 +8,10 @@ import pytest
 
 from exitscope.aggregate import MAX_WRAPPED, Aggregate
 from exitscope.pages import Pages
+from exitscope.peer import PeerVms, checked
 from exitscope_probes.histogram import BUCKETS
 from exitscope_probes.layouts import MOST
-from exitscope_probes.records import CELL_DTYPE, FAULT_DTYPE, MODES, SERIES, VCPU_DTYPE, VM_DTYPE
+from exitscope_probes.records import CELL_DTYPE, FAULT_DTYPE, MODES, SERIES, VCPU_DTYPE, VCPU_OTHER, VM_DTYPE
 from exitscope_probes.settings import MOST_VMS
 from exitscope_probes.wire import HEADER_BYTES, Kind, Message, WireError, decode_body, decode_header, encode
 
@@ -121,3 +122,20 @@ def test_many_pages_given_at_once_are_the_same_as_one_after_the_other() -> None:
         assert len(np.unique(where)) == len(cells) and pages.used <= pages.capacity
         assert (pages.find(cells) == where).all() and (where // 16 > 0).all()
     assert at_once.used == by_turns.used
+
+
+@pytest.mark.parametrize(("vcpu", "fits"), [(65_535, True), (VCPU_OTHER, True), (65_536, False)])
+def test_a_vcpu_has_a_number_that_a_recording_can_hold(vcpu: int, fits: bool) -> None:
+    counted = totals(T0, 1, 1, 1)
+    counted.arrays["vcpus"]["vcpu"] = vcpu
+    record = np.zeros(1, FAULT_DTYPE)
+    record["vcpu"] = vcpu
+    for message in (counted, Message(Kind.FAULTS, T0, {}, {"records": record})):
+        if fits:
+            sent(message)
+        else:
+            with pytest.raises(WireError, match="vCPU 65536"):
+                sent(message)
+    named = Message(Kind.VMS, T0, {"vms": [{"vm": 1, "id": "1-1", "pid": 1, "vcpus": [{"vcpu": 65_536}]}]})
+    with pytest.raises(WireError, match="vcpu"):
+        checked(PeerVms, named)

@@ -29,9 +29,9 @@ async def in_quiet_thread(work: Callable[[], object]) -> None:
             work()
         except BaseException as raised:  # whoever waits for it gets it
             error = raised
-        give_back()
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, error)
+        give_back()
 
     threading.Thread(target=run, daemon=True, name="finish").start()
     await done
