@@ -63,6 +63,9 @@ function showStalls(frame) {
   byId('stall-so-far').title = typeof so === 'number' ? `Share of the vCPUs’ time ${isActive(/** @type {any} */ (migration)) ? 'so far, since pages were first missing' : 'while pages were missing'}` : '';
 }
 
+/** Why fills failed. @param {Record<string, number>} counts */
+const reasons = (counts) => Object.entries(counts).map(([errno, count]) => `${errno}: ${compact(count)}`).join(', ');
+
 /** @param {Record<string, any>} frame */
 function showFills(frame) {
   const failed = frame.fills?.failed ?? 0;
@@ -70,6 +73,7 @@ function showFills(frame) {
   put('fills-demand', known ? compact(placed(frame.fills?.demand)) : '–');
   put('fills-background', known ? `${compact(placed(frame.fills?.background))} background` : 'not known of this part');
   put('fills-failed', known ? `${compact(failed)} failed` : '');
+  byId('fills-failed').title = reasons(frame.fills?.failed_by ?? {});
   byId('fills-failed').classList.toggle('bad', failed > 0);
 }
 

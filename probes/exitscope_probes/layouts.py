@@ -1,7 +1,8 @@
 """The arrays of every version of the protocol, how much of them is believed, and earlier ones in the newest layout.
 
 Version 1 (release 0.1.0): no hardware exits; a vCPU's totals without prefetch_early, so that series and exits began
-8 bytes earlier; records without access, presence and memslot. Version 2 (0.2.0) has the layout of version 3 (0.3.0).
+8 bytes earlier; records without access, presence and memslot. Versions 2 (0.2.0) and 3 (0.3.0): a VM's totals without
+failed_by, as in version 1.
 """
 
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def _described(dtype: np.dtype[Any]) -> tuple[Any, ...]:
 
 
 _VCPU_1: Final = _without(VCPU_DTYPE, ("prefetch_early", "reserved"), ("reserved", "<u8", (5,)))
+_VM_3: Final = _without(VM_DTYPE, ("failed_by",))
 _FAULT_1: Final = _without(FAULT_DTYPE, ("access", "presence", "memslot"), ("reserved", "<u4"))
 
 TOTALS: Final[Schema] = {
@@ -53,7 +55,8 @@ TOTALS: Final[Schema] = {
     "hardware": HARDWARE_DTYPE,
 }
 FAULTS: Final[Schema] = {"records": FAULT_DTYPE}
-_TOTALS_1: Final[Schema] = {"slots": np.dtype("<u4"), "vcpus": _VCPU_1, "vms": VM_DTYPE, "cells": CELL_DTYPE}
+_TOTALS_3: Final[Schema] = TOTALS | {"vms": _VM_3}
+_TOTALS_1: Final[Schema] = {"slots": np.dtype("<u4"), "vcpus": _VCPU_1, "vms": _VM_3, "cells": CELL_DTYPE}
 _FAULTS_1: Final[Schema] = {"records": _FAULT_1}
 
 assert _VCPU_1.itemsize == VCPU_DTYPE.itemsize and _FAULT_1.itemsize == FAULT_DTYPE.itemsize
@@ -88,7 +91,15 @@ _COUNTERS: Final = {
         "prefetch_early",
         "exits",
     ),
-    "vms": ("events_read", "events_done", "bytes_background", "fills_failed", "fills_demand", "fills_background"),
+    "vms": (
+        "events_read",
+        "events_done",
+        "bytes_background",
+        "fills_failed",
+        "failed_by",
+        "fills_demand",
+        "fills_background",
+    ),
     "cells": ("count",),
     "hardware": ("count", "sum_ns", "max_ns"),
 }
@@ -97,16 +108,16 @@ _CODES: Final = {"mode": MODES, "waiter": WAITERS, "resolver": RESOLVERS, "prese
 
 def of(schema: Schema, version: int) -> Schema:
     """How the arrays of TOTALS or FAULTS lay in that version."""
-    if version > 1:
-        return schema
-    return _TOTALS_1 if schema is TOTALS else _FAULTS_1
+    if schema is TOTALS:
+        return _TOTALS_1 if version == 1 else _TOTALS_3 if version <= 3 else TOTALS
+    return _FAULTS_1 if version == 1 else schema
 
 
 def newest(name: str, array: Array) -> Array:
     """An array of an earlier version in the newest layout: a copy if it had another one."""
-    if array.dtype not in (_VCPU_1, _FAULT_1):
+    if array.dtype not in (_VCPU_1, _VM_3, _FAULT_1):
         return array
-    now = np.zeros(len(array), TOTALS["vcpus"] if name == "vcpus" else FAULTS["records"])
+    now = np.zeros(len(array), (TOTALS | FAULTS)[name])
     for field in array.dtype.names or ():
         if field != "reserved":
             now[field] = array[field]

@@ -20,6 +20,9 @@ RESOLVERS: Final = (
 FILLS: Final = ("WRITEPROTECT", *RESOLVERS[1:8])
 """The cells in which fills are counted: each resolver's own, and WRITEPROTECT in that of "other", which never fills."""
 
+FAILURES: Final = ("EEXIST", "EAGAIN", "ENOENT", "ESRCH", "EFAULT", "ENOMEM", "EINVAL", "other")
+"""The cells in which failed fills are counted: by their errno."""
+
 SEEN_ACCESS, SEEN_SLEEP, SEEN_READ, SEEN_FILL, SEEN_HALT, SEEN_RANGE, SEEN_NAMED, SEEN_UNFILLED = (
     1 << bit for bit in range(8)
 )
@@ -136,6 +139,7 @@ VM_DTYPE: Final = np.dtype(
         ("fills_background", "<u8", (len(FILLS),)),
         ("user", "<u4"),
         ("not_counted", "<u4"),
+        ("failed_by", "<u8", (len(FAILURES),)),
     ]
 )
 """struct vm_totals."""

@@ -49,7 +49,7 @@ from . import layouts
 from .untrusted import parse
 
 MAGIC: Final = b"XSCP"
-VERSION: Final = 3  # 2: hardware exits; 3: MIGRATION, cpu_ns
+VERSION: Final = 4  # 2: hardware exits; 3: MIGRATION, cpu_ns; 4: failed_by
 OLDEST_VERSION: Final = layouts.OLDEST  # of recordings that are still read
 MAX_META_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 48 << 20

@@ -34,6 +34,9 @@ _CELLS_AT_ONCE: Final = 1 << 17  # what is made of them takes twice their room
 MAX_WRAPPED: Final = 1 << 16
 """Buckets beyond 2^32: 2^48 faults of one length, of which a host has a million in a second, in nine years."""
 
+_FILLS: Final = ("fills_demand", "fills_background", "fills_failed", "failed_by")
+"""Columns of VM_DTYPE, in the order of the per-VM scalars (scalars.py)."""
+
 
 class Aggregate:
     """See the module. Readers use rows, vms, histograms, scalars, hardware, fills, series, slowest and losses."""
@@ -285,9 +288,7 @@ class Aggregate:
                 vm.inferred = inferred(vm.peer, record, vm.totals(self.rows), self.time_ns) if waits else Queue()
                 vm.pending, vm.total = vm.inferred.pending, vm.inferred.total
             rows.append(vm.row)
-            values.append(
-                np.concatenate((record["fills_demand"], record["fills_background"], [record["fills_failed"]]))
-            )
+            values.append(np.concatenate([np.atleast_1d(record[name]) for name in _FILLS]))
         if rows:
             self._update(self.fills, np.array(rows), np.array(values).astype(np.int64))
 

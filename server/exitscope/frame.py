@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exitscope_probes.records import (
+    FAILURES,
     FILLS,
     MODES,
     VCPU_OTHER,
@@ -19,7 +20,7 @@ from .fault import described
 from .hardware import State, state_of
 from .migrations.shown import recent
 from .modes import USER_MODES
-from .scalars import BACKGROUND, DEMAND, FAILED
+from .scalars import BACKGROUND, DEMAND, FAILED, FAILED_BY
 from .series import TICKS
 from .source import Status
 from .view import View
@@ -238,6 +239,7 @@ def fills(aggregate: Aggregate, selection: Selection, length_ns: int) -> dict[st
         "demand": {name: n for name, n in zip(FILLS, counted[DEMAND].tolist(), strict=True) if n},
         "background": {name: n for name, n in zip(FILLS, counted[BACKGROUND].tolist(), strict=True) if n},
         "failed": int(counted[FAILED]),
+        "failed_by": {name: n for name, n in zip(FAILURES, counted[FAILED_BY].tolist(), strict=True) if n},
     }
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from exitscope_probes.histogram import BUCKETS
-from exitscope_probes.records import EXIT_CELLS, FILLS, SERIES
+from exitscope_probes.records import EXIT_CELLS, FAILURES, FILLS, SERIES
 
 # Columns of the per-vCPU scalars, all int64.
 COUNTS: Final = slice(0, SERIES)
@@ -16,6 +16,7 @@ SCALARS: Final = STALL_NS + 1
 DEMAND: Final = slice(0, len(FILLS))
 BACKGROUND: Final = slice(len(FILLS), 2 * len(FILLS))
 FAILED: Final = 2 * len(FILLS)
-VM_SCALARS: Final = FAILED + 1
+FAILED_BY: Final = slice(FAILED + 1, FAILED + 1 + len(FAILURES))
+VM_SCALARS: Final = FAILED_BY.stop
 
 HISTOGRAM_WIDTH: Final = SERIES * BUCKETS

@@ -8,7 +8,7 @@ from exitscope import frame
 from exitscope.aggregate import Aggregate
 from exitscope.source import Status
 from exitscope.vms import ALL
-from exitscope_probes.records import MODE_EXIT, MODES, SERIES, STAGE_SERIES, VCPU_OTHER
+from exitscope_probes.records import FAILURES, MODE_EXIT, MODES, SERIES, STAGE_SERIES, VCPU_OTHER
 
 from .frames import Feeder, S
 
@@ -48,6 +48,7 @@ def busy() -> tuple[Feeder, Aggregate]:
     feeder.fill(vm, "CONTINUE", 3, demand=False)
     feeder.fill(vm, "WAKE", 2)
     vm.totals["events_read"], vm.totals["events_done"], vm.totals["fills_failed"] = 9, 4, 1
+    vm.totals["failed_by"][FAILURES.index("EEXIST")] = 1
     feeder.vcpus[vm.slots[0]]["open_since_ns"] = feeder.time_ns
     feeder.loss["ring_full"] = 5
     aggregate.handle(feeder.records(vm, [7 * MS], gpa=0x5000, mode=MODE_EXIT, resolver=1, handler_tid=77, tid=88))
@@ -67,7 +68,10 @@ def test_a_frame_has_every_field_and_the_numbers_that_were_fed() -> None:
     assert list(got["stages"]["exit"]) == ["raise", "serve", "fill", "reenter"]
     assert "async" not in got["stages"]
     assert got["exits"] == {"EFAULT": 6}
-    assert got["fills"] == {"demand": {"COPY": 10, "WAKE": 2}, "background": {"CONTINUE": 3}, "failed": 1}
+    assert got["fills"] == {"demand": {"COPY": 10, "WAKE": 2}, "background": {"CONTINUE": 3}} | {
+        "failed": 1,
+        "failed_by": {"EEXIST": 1},
+    }
     selection = frame.select(aggregate, "")
     assert selection is not None
     (tick,) = aggregate.series.ticks(selection.series_row, selection.rows, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exitscope.errors import ApiError
 from exitscope.recordings.library import Library, Limits
 
 from .fake_collector import FakeCollector
@@ -63,7 +64,8 @@ def test_a_full_disk_ends_the_recording_alone(tmp_path: Path) -> None:
 def test_a_disk_that_is_nearly_full_leaves_room_to_finish(
     tmp_path: Path, collector: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exitscope.recordings.recorder.room_left", lambda _path: 1000)
+    room = iter([1 << 40] * 8)
+    monkeypatch.setattr("exitscope.recordings.recorder.room_left", lambda _path: next(room, 1000))
     library = Library(tmp_path / "recordings", Limits(), str(collector))
 
     async def record() -> str:
@@ -74,6 +76,17 @@ def test_a_disk_that_is_nearly_full_leaves_room_to_finish(
 
     entry = library.entry(asyncio.run(asyncio.wait_for(record(), WAIT_S)))
     assert entry.state == "failed" and "the disk is full" in entry.note and entry.records > 0
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_as_such(
+    tmp_path: Path, collector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exitscope.recordings.recorder.room_left", lambda _path: 0)
+    monkeypatch.setattr("exitscope.recordings.recorder.FLUSH_S", 0.0)
+    library = Library(tmp_path / "recordings", Limits(), str(collector))
+    with pytest.raises(ApiError, match="the disk is full"):
+        asyncio.run(asyncio.wait_for(library.start(), WAIT_S))
+    assert library.entries() == []
 
 
 def test_a_recording_that_cannot_be_finished_says_so_and_is_tried_again(

@@ -39,6 +39,8 @@ CONSTANTS: dict[str, int] = {
     **{f"PRESENCE_{name}": number for number, name in enumerate(("UNKNOWN", "MISSING", "MINOR", "WP", "MAPPED"))},
     "MODES": len(records.MODES),
     "FILLS": len(records.FILLS),
+    **{f"FAILURE_{name.upper()}": number for number, name in enumerate(records.FAILURES)},
+    "FAILURES": len(records.FAILURES),
     "VCPU_OTHER": records.VCPU_OTHER,
     "RECORD_FAULT": records.RECORD_FAULT,
     "SERIES": records.SERIES,

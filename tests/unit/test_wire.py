@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import exitscope
 from exitscope.aggregate import Aggregate
 from exitscope.replay import open_recording, read_recording
+from exitscope_probes import layouts
 from exitscope_probes.records import FAULT_DTYPE, HARDWARE_DTYPE, MODES, PRESENCES, RESOLVERS, WAITERS
 from exitscope_probes.wire import (
     HEADER_BYTES,
@@ -132,20 +133,32 @@ def test_what_does_not_fit_the_schema_is_not_encoded() -> None:
         encode(Message(Kind.FAULTS, 0, {}, {"records": np.zeros(1, "<u4")}))
 
 
-def test_a_frame_of_version_1_has_no_hardware_exits() -> None:
-    """Its other arrays: test_old_recordings.py."""
+def of_version(version: int, message: Message) -> bytes:
+    """TOTALS as that version said it: its arrays, without the fields that it did not have."""
+    arrays = {}
+    for name, dtype in layouts.of(layouts.TOTALS, version).items():
+        arrays[name] = np.zeros(len(message.arrays[name]), dtype)
+        for field in set(dtype.names or ()) - {"reserved"}:
+            arrays[name][field] = message.arrays[name][field]
+        if dtype.names is None:
+            arrays[name] = message.arrays[name]
+    meta = message.meta | {"counts": {name: len(array) for name, array in arrays.items()}}
+    text, body = json.dumps(meta).encode(), b"".join(array.tobytes() for array in arrays.values())
+    return struct.pack("<4sHHIIQQ", b"XSCP", version, message.kind, len(text), len(body), 1, 2) + text + body
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_totals_of_earlier_versions_come_in_the_newest_layout(version: int) -> None:
+    """Their records: test_old_recordings.py."""
     feeder = Feeder()
     vm = feeder.add_vm(1, 2)
     feeder.fault(vm, 0, 1000)
-    data = encode(feeder.totals())
-    header = decode_header(data[:HEADER_BYTES])
-    meta = json.loads(data[HEADER_BYTES : HEADER_BYTES + header.meta_bytes])
-    assert meta["counts"].pop("hardware") == 0
-    text = json.dumps(meta).encode()
-    old = struct.pack("<4sHHIIQQ", b"XSCP", 1, header.kind, len(text), header.body_bytes, 1, 2)
-    message = decode(old + text + data[HEADER_BYTES + header.meta_bytes :])
+    vm.totals["fills_failed"] = 3
+    message = decode(of_version(version, feeder.totals()))
     assert message.arrays["hardware"].dtype == HARDWARE_DTYPE and not len(message.arrays["hardware"])
     assert len(message.arrays["cells"]) == 1
+    assert message.arrays["vms"]["fills_failed"].tolist() == [3] and not message.arrays["vms"]["failed_by"].any()
+    assert message.arrays["vcpus"]["tid"].tolist() == [9000, 9001]
 
 
 def test_a_migration_has_no_arrays_and_version_2_is_still_read() -> None:
@@ -154,7 +167,7 @@ def test_a_migration_has_no_arrays_and_version_2_is_still_read() -> None:
     again = decode(bytes(data))
     assert (again.kind, again.time_ns, again.meta, again.arrays) == (Kind.MIGRATION, 7, meta, {})
     old = bytearray(frame())
-    assert struct.unpack_from("<H", old, 4) == (3,)
+    assert struct.unpack_from("<H", old, 4) == (VERSION,)
     struct.pack_into("<H", old, 4, 2)
     assert decode(bytes(old)).meta == decode(frame()).meta
 

@@ -35,6 +35,17 @@
 /* Fills are counted in cells: a resolver's own, and WRITEPROTECT in that of RESOLVER_OTHER, which never fills. */
 #define FILLS 8
 
+/* Why fills fail: cells of vm_totals.failed_by. */
+#define FAILURE_EEXIST 0
+#define FAILURE_EAGAIN 1
+#define FAILURE_ENOENT 2
+#define FAILURE_ESRCH 3
+#define FAILURE_EFAULT 4
+#define FAILURE_ENOMEM 5
+#define FAILURE_EINVAL 6
+#define FAILURE_OTHER 7
+#define FAILURES 8
+
 /* What was seen of a fault; a stage whose ends were not seen has length 0 and is left out of its histogram. */
 #define SEEN_ACCESS 1 /* begin_ns is the access; else the first sign of the fault */
 #define SEEN_SLEEP 2  /* the waiter was switched out */
@@ -166,6 +177,7 @@ struct vm_totals {
     __u64 fills_background[FILLS]; /* successful fills ahead of need */
     __u32 user;                    /* who answers for it: real user id */
     __u32 not_counted;             /* vCPUs that found no room */
+    __u64 failed_by[FAILURES];     /* fills_failed by its errno, or FAILURE_OTHER */
 };
 
 /* Hardware exits of one vCPU slot, by the processor's own exit code. Cells: VMX basic exit reasons and SVM exit codes

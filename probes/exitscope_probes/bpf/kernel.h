@@ -24,9 +24,14 @@
 #define VM_UFFD_MISSING 0x200 /* `reason` of handle_userfault, include/linux/mm.h; neither: a minor fault */
 #define VM_UFFD_WP 0x1000
 
+#define ERRNO_ENOENT 2
+#define ERRNO_ESRCH 3
 #define ERRNO_EINTR 4
 #define ERRNO_EAGAIN 11
+#define ERRNO_ENOMEM 12
 #define ERRNO_EFAULT 14
+#define ERRNO_EEXIST 17
+#define ERRNO_EINVAL 22
 #define ERRNO_EHWPOISON 133
 
 #define PFERR_RESERVED 8 /* PFERR_RSVD_MASK, arch/x86/include/asm/kvm_host.h */

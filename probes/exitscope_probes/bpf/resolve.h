@@ -169,6 +169,31 @@ static __always_inline void count_fill(struct vm_totals *vm, u32 which, u64 byte
     }
 }
 
+static __always_inline u32 failure_cell(u64 error) {
+    switch (error) {
+    case ERRNO_EEXIST:
+        return FAILURE_EEXIST;
+    case ERRNO_EAGAIN:
+        return FAILURE_EAGAIN;
+    case ERRNO_ENOENT:
+        return FAILURE_ENOENT;
+    case ERRNO_ESRCH:
+        return FAILURE_ESRCH;
+    case ERRNO_EFAULT:
+        return FAILURE_EFAULT;
+    case ERRNO_ENOMEM:
+        return FAILURE_ENOMEM;
+    case ERRNO_EINVAL:
+        return FAILURE_EINVAL;
+    }
+    return FAILURE_OTHER;
+}
+
+static __always_inline void count_failure(struct vm_totals *vm, u64 error) {
+    __sync_fetch_and_add(&vm->fills_failed, 1);
+    __sync_fetch_and_add(&vm->failed_by[at_most(failure_cell(error), FAILURES - 1)], 1);
+}
+
 /* Somebody waits for what this call fills: a demand fill, counted once. */
 static __always_inline void count_demand(struct vm_totals *vm, struct fill *fill, u64 bytes) {
     if (!fill->woken)
@@ -391,7 +416,7 @@ static __always_inline void exit_fill(struct thread *thread, s64 result) {
     if (!vm)
         return;
     if (result < 0)
-        __sync_fetch_and_add(&vm->fills_failed, 1);
+        count_failure(vm, -result);
     if (fill->woken || !placed)
         return;
     if (own) {
@@ -411,7 +436,7 @@ static __always_inline void exit_populate(struct thread *thread, s64 result) {
     if (!vm)
         return;
     if (result < 0) {
-        __sync_fetch_and_add(&vm->fills_failed, 1);
+        count_failure(vm, -result);
         return;
     }
     fill_own_fault(thread, &target, bpf_ktime_get_ns());

@@ -8,6 +8,12 @@ int on_thread_exit(u64 *ctx) {
     struct tid_page *row = bpf_map_lookup_elem(MAP(tids), &page);
     if (!thread || !row)
         return 0;
+    if (named_read(&thread->wait)) { /* it was read, and no end of this wait will count it */
+        struct vm_totals *vm = vm_totals_of(thread->wait.vm_slot);
+        thread->wait.seen &= ~SEEN_NAMED;
+        if (vm)
+            __sync_fetch_and_add(&vm->events_read, 1);
+    }
     bool left = leaves_to_others(thread);
     if (!left && (thread->wait.open || is_unfinished(thread)))
         lose(LOSS_UNMATCHED_BEGIN);

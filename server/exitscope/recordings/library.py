@@ -201,6 +201,8 @@ class Library:
         self.aside.call(one.recorder.stop)
         await asyncio.wait((one.task,))
         self.shelf.remove(recording_id)
+        if failure := one.recorder.failure:
+            raise ApiError(409, "not_writable", f"not recorded: {failure}", "Free room for it, or see --recordings.")
         raise ApiError(
             409, "no_collector", f"no collector on {self._socket_path}: nothing to record", "Start `exitscope collect`."
         )
