@@ -1,6 +1,6 @@
 """The totals in Prometheus's text format. No guest address is in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -25,7 +25,7 @@ from .alarms.alarms import Alarms
 from .hub import Hub
 from .metrics_now import alarm_metrics, migration_metrics, waiting_metrics
 from .scalars import BACKGROUND, DEMAND, FAILED, STALL_NS
-from .scrapes import CONTENT_TYPE, rendered
+from .scrapes import CONTENT_TYPE, Pausing, rendered
 from .source import Status
 from .view import named_exits
 from .vms import Vm
@@ -70,8 +70,8 @@ def exposition(
     return rendered(collected(aggregate, status, hub, alarms, detail)), CONTENT_TYPE
 
 
-def collected(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms, detail: Detail = FEW) -> Iterable[Metric]:
-    """Every metric, from the state as it is while they are taken."""
+def collected(aggregate: Aggregate, status: Status, hub: Hub, alarms: Alarms, detail: Detail = FEW) -> Pausing:
+    """Every metric, from the state as it is while they are taken; it may go on between them, after each VM."""
     return _Totals(aggregate, status, hub, alarms, detail).collect()
 
 
@@ -83,7 +83,7 @@ class _Totals:
         self._hub = hub
         self._alarms = alarms
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self) -> Pausing:
         """Every metric, from the state as it is now."""
         source = frame.source(self._aggregate, self._status)
         up = GaugeMetricFamily(
@@ -111,6 +111,10 @@ class _Totals:
         yield from waiting_metrics(self._aggregate, self._alarms, running)
         yield from migration_metrics(self._aggregate, running)
 
+    def _known(self, vms: list[Vm]) -> Iterator[Vm]:
+        """Those that have not been forgotten meanwhile, whose rows another may have."""
+        return (vm for vm in vms if self._aggregate.vms.get(vm.id) is vm)
+
     def _there(self, vms: list[Vm]) -> Iterator[Metric]:
         """Which VMs there are, and were a moment ago."""
         running = GaugeMetricFamily(
@@ -122,7 +126,7 @@ class _Totals:
             named.add_metric([vm.id], _called(vm))
         yield from (running, named)
 
-    def _vms(self, vms: list[Vm]) -> Iterator[Metric]:
+    def _vms(self, vms: list[Vm]) -> Iterator[Metric | None]:
         stages = SummaryMetricFamily(
             "exitscope_fault_stage_seconds",
             "Time that faults spent in each stage, by the stages' family: uffd, exit or async.",
@@ -161,7 +165,7 @@ class _Totals:
             labels=["vm", "kind", "resolver"],
         )
         failed = CounterMetricFamily("exitscope_fills_failed", "Fills that returned an error.", labels=["vm"])
-        for vm in vms:
+        for vm in self._known(vms):
             totals = vm.totals(self._aggregate.rows)
             for number, (family, stage) in enumerate(STAGE_SERIES, len(MODES)):
                 if times := int(totals["series"]["count"][:, number].sum()):
@@ -190,6 +194,7 @@ class _Totals:
                         fills.add_metric([vm.id, kind, resolver], count)
             failed.add_metric([vm.id], int(filled[FAILED]))
             self._latency(latency, vm, totals)
+            yield None
         yield from (faults, latency, stages, stall, exits, hardware, hardware_time, fills, failed)
 
     def _latency(self, family: HistogramMetricFamily, vm: Vm, totals: npt.NDArray[np.void]) -> None:

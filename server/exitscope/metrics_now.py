@@ -14,7 +14,7 @@ _BUSY_NS: Final = 10 * NS_PER_S
 _KINDS: Final = ("postcopy", "precopy", "page-in")
 
 
-def alarm_metrics(alarms: Alarms, running: list[Vm], ended: list[Vm]) -> Iterator[Metric]:
+def alarm_metrics(alarms: Alarms, running: list[Vm], ended: list[Vm]) -> Iterator[Metric | None]:
     """Every alarm, 0 or 1, so that one that has ended is told from one that is not watched.
 
     Of VMs that have ended only those that were raised.
@@ -29,6 +29,7 @@ def alarm_metrics(alarms: Alarms, running: list[Vm], ended: list[Vm]) -> Iterato
         for kind in OF_A_VM:
             if vm.gone_ns is None or (kind, vm.id) in raised:
                 gauge.add_metric([kind, vm.id], float((kind, vm.id) in active))
+        yield None
     yield gauge
     told = {None, *(vm.id for vm in (*running, *ended))}
     counter = CounterMetricFamily("exitscope_alarms_raised", "Times that the alarm was raised.", labels=["alarm", "vm"])
@@ -38,7 +39,7 @@ def alarm_metrics(alarms: Alarms, running: list[Vm], ended: list[Vm]) -> Iterato
     yield counter
 
 
-def waiting_metrics(aggregate: Aggregate, alarms: Alarms, running: list[Vm]) -> Iterator[Metric]:
+def waiting_metrics(aggregate: Aggregate, alarms: Alarms, running: list[Vm]) -> Iterator[Metric | None]:
     """Of each running VM: vCPUs that stand still at this moment, the oldest fault, the userfaultfd queue, handlers."""
     vcpus = GaugeMetricFamily("exitscope_vcpus", "vCPUs of the running VM.", labels=["vm"])
     stalled = GaugeMetricFamily("exitscope_stalled_vcpus", "vCPUs that are in a fault at this moment.", labels=["vm"])
@@ -62,6 +63,7 @@ def waiting_metrics(aggregate: Aggregate, alarms: Alarms, running: list[Vm]) -> 
         oldest.add_metric([vm.id], ages_ns.get(vm.id, 0) / NS_PER_S)
         queue.add_metric([vm.id, "unread"], vm.pending)
         queue.add_metric([vm.id, "read"], max(vm.total - vm.pending, 0))
+        yield None
     shares: dict[str, float] = {}
     for thread in aggregate.threads.shown(running, _BUSY_NS):
         if thread["busy"] is not None and (thread["served"] or thread["role"] not in ("main", "vhost")):

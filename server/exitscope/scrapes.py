@@ -20,10 +20,14 @@ class _Taken(Collector):
         return self._families
 
 
-def rendered(families: Iterable[Metric]) -> bytes:
+Pausing = Iterable[Metric | None]
+"""Metrics, and None between them where others may go first."""
+
+
+def rendered(families: Pausing) -> bytes:
     """The text."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Taken(list(families)))
+    registry.register(_Taken([family for family in families if family is not None]))
     return generate_latest(registry)
 
 
@@ -33,9 +37,18 @@ class Scrapes:
     def __init__(self) -> None:
         self._making: asyncio.Task[bytes] | None = None
 
-    async def text(self, families: Iterable[Metric]) -> bytes:
-        """families: taken here, on the loop, if nobody else's are being made into text."""
+    async def text(self, families: Pausing) -> bytes:
+        """families: taken on the loop, in pieces, if nobody else's are being made into text."""
         if self._making is None or self._making.done():
-            taken = list(families)
-            self._making = asyncio.create_task(asyncio.to_thread(rendered, taken))
+            self._making = asyncio.create_task(_made(families))
         return await asyncio.shield(self._making)
+
+
+async def _made(families: Pausing) -> bytes:
+    taken = []
+    for family in families:
+        if family is None:
+            await asyncio.sleep(0)
+        else:
+            taken.append(family)
+    return await asyncio.to_thread(rendered, taken)
