@@ -265,6 +265,9 @@ def test_a_pager_of_several_vms_that_leaves_one_waiting(operator: Operator, page
         assert "is queued unread, nothing has been read or filled for" in (
             operator.active(waiting.pid)["handler_stuck"].message
         )
+        for vm in vms:
+            handlers = [one for found in operator.vms(vm.pid) for one in found.peer.handlers]
+            assert {(one.pid, one.name, one.process) for one in handlers} == {(server.pid, "pager", "pager")}
         os.kill(server.pid, signal.SIGCONT)
         waiting.touched()
         operator.watch(lambda: not stuck() and queues() == [(0, 0)] * 3, "its end")

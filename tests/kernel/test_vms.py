@@ -242,6 +242,21 @@ def test_pages_that_come_write_protected_and_are_written(watch: Watch, run: Run)
     watch.retire(pid)
 
 
+def test_pages_that_are_written_elsewhere_and_announced(watch: Watch, operator: Operator, run: Run) -> None:
+    """No fill places them: the vCPU is woken, and finds its page."""
+    with watch.losing(), run("written") as (pid, said):
+        assert (said["events"], said["fills"]) == (500, 500)
+        seen = watch.observe(pid)
+        assert seen.faults(MODE_UFFD) == [500] == seen.recorded(MODE_UFFD)
+        assert (seen.fills("demand"), seen.fills("background")) == ({"WAKE": 500}, {})
+        assert {RESOLVERS[code] for code in seen.records["resolver"]} == {"WAKE"}
+        assert (seen.records["seen"] & SEEN_READ).all() and (seen.records["seen"] & SEEN_FILL).all()
+        operator.watch(lambda: [one["fills"]["woken"] for one in operator.migrations(pid)] == [500], "500 of them told")
+        (one,) = operator.migrations(pid)
+        assert (one["kind"], one["state"], one["fills"]["demand"]) == ("page-in", "active", 0)
+    watch.retire(pid)
+
+
 @contextmanager
 def more_hugetlb(kib: int, count: int) -> Iterator[None]:
     """There are so many pages of so many KiB more meanwhile."""

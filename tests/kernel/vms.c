@@ -8,6 +8,7 @@
  *   twin TID    500 pages are touched by a thread of this number; `named`: its events bear the number
  *   snapshot    300 of 1,000 pages are written while userfaultfd protects all against writing; 700 are freed in the background
  *   protected   100 pages are written that come protected against writing (UFFDIO_COPY_MODE_WP)
+ *   written     500 pages are written into a shared memory by another mapping, and announced by UFFDIO_WAKE
  *   huge SHIFT  16 hugetlb pages of this size are touched in their middle
  *   thp         16 transparent huge pages' worth of memory is touched, and comes in small pages
  *   elsewhere   exit mode: another thread places the pages
@@ -24,7 +25,7 @@
 
 static struct machine first, other;
 static int uffd;
-static uint8_t *memory, *source;
+static uint8_t *memory, *source, *alias; /* alias: another mapping of memory */
 static uint64_t fill_bytes = PAGE, copy_mode;
 static volatile bool quit, answering;
 static volatile uint64_t events, fills;
@@ -48,6 +49,12 @@ static bool protect(void *at, uint64_t count, bool on) {
     return !ioctl(uffd, UFFDIO_WRITEPROTECT, &w);
 }
 
+static bool write_and_wake(uint8_t *at) {
+    struct uffdio_range page = {(uintptr_t)at, PAGE};
+    memset(alias + (at - memory), 7, PAGE);
+    return !ioctl(uffd, UFFDIO_WAKE, &page);
+}
+
 static void *handle(void *argument) {
     int fd = argument ? *(int *)argument : uffd;
     struct uffd_msg m;
@@ -58,7 +65,10 @@ static void *handle(void *argument) {
         uint8_t *at = (uint8_t *)(uintptr_t)(m.arg.pagefault.address & ~(fill_bytes - 1));
         answering = true;
         events++;
-        fills += m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ? protect(at, 1, false) : copy(at, fill_bytes);
+        if (m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+            fills += protect(at, 1, false);
+        else
+            fills += alias ? write_and_wake(at) : copy(at, fill_bytes);
         answering = false;
     }
     return NULL;
@@ -198,6 +208,18 @@ static void protected(uint64_t n, const char *unused) {
     create(&first, memory, 100);
     ready_with_handler();
     must(!touch(&first, 0, 100), "run");
+}
+
+static void written(uint64_t n, const char *unused) {
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+    (void)n, (void)unused;
+    must(!ftruncate(fd, 500 * PAGE), "ftruncate");
+    memory = mmap(0, 500 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    alias = mmap(0, 500 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    watch(0, 500, UFFDIO_REGISTER_MODE_MISSING);
+    create(&first, memory, 500);
+    ready_with_handler();
+    must(!touch(&first, 0, 500), "run");
 }
 
 /* Memory of 16 large pages, or of one that is very large; each is touched once, in its middle. */
@@ -385,11 +407,11 @@ static const struct {
     const char *name;
     void (*run)(uint64_t n, const char *option);
 } ways[] = {
-    {"churn", churn},     {"idle", idle},           {"crowd", crowd},         {"together", together},
-    {"twin", twin},       {"snapshot", snapshot},   {"protected", protected}, {"huge", huge},
-    {"thp", thp},         {"elsewhere", elsewhere}, {"thread", by_thread},    {"process", by_process},
-    {"ioctl", by_ioctl},  {"halfway", halfway},     {"released", released},   {"reused", reused},
-    {"roaming", roaming},
+    {"churn", churn},        {"idle", idle},         {"crowd", crowd},         {"together", together},
+    {"twin", twin},          {"snapshot", snapshot}, {"protected", protected}, {"written", written},
+    {"huge", huge},          {"thp", thp},           {"elsewhere", elsewhere}, {"thread", by_thread},
+    {"process", by_process}, {"ioctl", by_ioctl},    {"halfway", halfway},     {"released", released},
+    {"reused", reused},      {"roaming", roaming},
 };
 
 int main(int count, char **argument) {
