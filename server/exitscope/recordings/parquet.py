@@ -11,11 +11,12 @@ from exitscope_probes.untrusted import cleaned
 
 from ..errors import UserError
 from .columns import FILE_SCHEMA
+from .footer import check
 from .plainfile import open_regular
 
 MAX_FOOTER_BYTES: Final = 16 << 20
-MAX_ROW_GROUPS: Final = 4096
-"""Two thousand million records."""
+MAX_ROW_GROUPS: Final = 2048
+"""A thousand million records, of at least 6.5 GB."""
 
 MAX_GROUP_ROWS: Final = 1 << 20
 _MAX_CHUNK_BYTES: Final = 64 << 20  # of one column of a row group: eight times what MAX_GROUP_ROWS records have
@@ -46,6 +47,13 @@ def opened(path: str | os.PathLike[str], follow: bool = True) -> Any:
 
 def table_in(data: bytes) -> Any:
     """The pq.ParquetFile of a small table inside a recording (digest.py). Raises pa.ArrowException."""
+    tail = data[-_TAIL.size :]
+    footer_bytes = _TAIL.unpack(tail)[0] if len(tail) == _TAIL.size else 0
+    begin = len(data) - _TAIL.size - footer_bytes
+    try:
+        check(data[max(begin, 0) : -_TAIL.size], MAX_ROW_GROUPS, len(FILE_SCHEMA))
+    except ValueError as error:
+        raise pa.ArrowInvalid(str(error)) from None
     return _parquet(pa.BufferReader(data))
 
 
@@ -70,6 +78,8 @@ def _check_footer(fd: int) -> None:
     footer_bytes = _TAIL.unpack(tail)[0]
     if footer_bytes > min(size, MAX_FOOTER_BYTES):
         raise _Unfit(f"a footer of {footer_bytes} bytes, in a file of {size}; at most {MAX_FOOTER_BYTES} are read")
+    data = os.pread(fd, footer_bytes, max(size - _TAIL.size - footer_bytes, 0))
+    check(data, MAX_ROW_GROUPS, len(FILE_SCHEMA))
 
 
 def _check(metadata: Any, schema: pa.Schema) -> None:
