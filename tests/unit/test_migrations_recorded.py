@@ -203,7 +203,7 @@ def test_the_summary_has_a_line_for_each(tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["summary", str(tmp_path / "r.parquet")]).output.splitlines()
     assert shown[-2] == "postcopy, source left (QEMU says): 4.00 s, completed"
     assert shown[-1].startswith("postcopy, destination come (QEMU says): 2.")
-    assert "9 faults, p50 2.00 ms" in shown[-1] and "9 pages on demand, 9 in the background" in shown[-1]
+    assert "9 faults, p50 2.00 ms" in shown[-1] and "9 fills on demand, 9 in the background" in shown[-1]
     found = json.loads(CliRunner().invoke(main, ["summary", "--json", str(tmp_path / "r.parquet")]).output)
     assert [one["role"] for one in found["migrations"]] == ["source", "destination"]
 

@@ -16,8 +16,8 @@ def signs(before: Seen, now: Seen, uffds: int) -> str:
     demand = (now.placed - now.background) - (before.placed - before.background)
     seen = (
         (now.faults - before.faults, "fault", "that userspace resolved"),
-        (demand, "page", "filled on demand"),
-        (now.background - before.background, "page", "filled in the background"),
+        (demand, "fill", "on demand"),
+        (now.background - before.background, "fill", "in the background"),
         (now.woken - before.woken, "fault", "answered by WAKE alone: the page was placed otherwise, as by a write"),
         (len(now.open_ns), "vCPU", "waiting for a page"),
     )

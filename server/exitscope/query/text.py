@@ -73,7 +73,7 @@ def _migration(one: Migration) -> str:
         latency = f"p50 {words.duration(one.latency_ns.p50)}, p99 {words.duration(one.latency_ns.p99)}"
         parts.append(f"{words.counted(one.latency_ns.count, 'fault')}, {latency}")
     if one.fills.demand or one.fills.background:
-        parts.append(f"{words.counted(one.fills.demand, 'page')} on demand, {one.fills.background:,} in the background")
+        parts.append(f"{words.counted(one.fills.demand, 'fill')} on demand, {one.fills.background:,} in the background")
     if one.fills.woken:
         parts.append(f"{words.counted(one.fills.woken, 'fault')} answered by WAKE alone, the pages placed otherwise")
     if one.brownout.peak and still:
