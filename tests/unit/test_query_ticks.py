@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from exitscope.aggregate import Aggregate
 from exitscope.frame import history, select
+from exitscope.migrations.models import Phase
 from exitscope.query import standing
 from exitscope.query.engine import Engine
 from exitscope.query.models import RecordingSummary
@@ -29,6 +30,7 @@ from exitscope_probes.records import (
     WAITER_OTHER,
 )
 
+from .migration_recordings import source
 from .recordings import START_NS, VM, latency_ns, synthetic_meta, synthetic_records, write_recording
 
 S = 1_000_000_000
@@ -217,3 +219,30 @@ def test_a_replay_shows_the_same_columns_as_the_summary(tmp_path: Path, engine: 
             for at, faults in column["gpa"]["cells"]:
                 count[name][at] = count[name].get(at, 0) + faults
     assert sum(count["live"].values()) == pytest.approx(sum(count["summary"].values()), abs=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "away_ns"),
+    [
+        ({"phases": [Phase(name="precopy", from_ns=0), Phase(name="postcopy", from_ns=START_NS + S)]}, START_NS + S),
+        ({"phases": [], "state": "completed", "to_ns": START_NS + 2 * S}, START_NS + 2 * S),
+        ({"phases": [], "state": "failed"}, None),
+        ({"phases": [], "role": "destination"}, None),
+    ],
+)  # fmt: skip
+def test_a_source_that_has_switched_over_is_not_counted_among_all(
+    tmp_path: Path, engine: Engine, changes: dict[str, Any], away_ns: int | None
+) -> None:
+    records = several()
+    file = two_vms(tmp_path / "r.parquet", records)
+    file.meta.migrations = [source(vm="4002-7", **changes)]
+    there = [summary(engine, file, vm=vm)["ticks"] for vm in (VM, "4002-7")]
+    everything = summary(engine, file)
+    for number, tick in enumerate(everything["ticks"]):
+        ends_ns = min(everything["from_ns"] + (number + 1) * everything["tick_ns"], everything["to_ns"])
+        away = away_ns is not None and away_ns < ends_ns
+        assert tick["stalled"]["vcpus"] == (4 if away else 8)
+        means = [one[number]["stalled"]["mean"] for one in there]
+        assert tick["stalled"]["mean"] == pytest.approx(means[0] if away else sum(means), abs=2e-3)
+        assert tick["stalled"]["peak"] <= tick["stalled"]["vcpus"]
+    assert there[1][-1]["stalled"]["vcpus"] == 4, "by itself it is shown whole"

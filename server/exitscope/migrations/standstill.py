@@ -24,6 +24,17 @@ def span_ns(phases: Sequence[tuple[str, int]], since_ns: int, end_ns: int) -> tu
     return from_ns, max(phases[after][1] if after < len(phases) else end_ns, from_ns)
 
 
+def away_from_ns(one: Migration) -> int | None:
+    """Since when a source's VM runs elsewhere, and its vCPUs are nobody's time; None if it is not known to.
+
+    The same that tracker.Tracker.away() says while it goes on.
+    """
+    if one.role != "source":
+        return None
+    paging = next((phase.from_ns for phase in one.phases if phase.name in POSTCOPY), None)
+    return paging if paging is not None or one.state != "completed" else one.to_ns
+
+
 def standstill(one: Migration, now_ns: int) -> Standstill | None:
     """That of a migration; None of a source, and where no page was missing. now_ns: its end if it goes on."""
     if one.missing_from_ns is None:

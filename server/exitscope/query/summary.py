@@ -13,6 +13,7 @@ from exitscope_probes.records import MODES, SERIES, STAGE_FAMILIES, STAGE_SERIES
 from ..hardware import State, state_of
 from ..latency import EMPTY, summarize, summarize_one
 from ..lengths import stages_of
+from ..migrations.standstill import away_from_ns
 from ..modes import USER_MODES
 from ..recordings.columns import OTHER_THREADS
 from ..recordings.damaged import read_from
@@ -73,7 +74,8 @@ def _summary(
     rows = made.vcpus(vcpus, stall)
     keys = [(one.id, number) for one, number in vcpus]
     filled = fills(recording, part, vm, cells.faults(part.ticks, vm))
-    ticks = tick_columns(cells, part, keys, stall, _longest(series, keys), most, filled, gpa)
+    here = _here(meta, part, keys)
+    ticks = tick_columns(cells, part, keys, stall, _longest(series, keys), most, here, filled, gpa)
     return {
         "id": meta.id,
         "name": meta.name,
@@ -112,6 +114,15 @@ def _clamped(started_ns: int, ended_ns: int, from_ns: int | None, to_ns: int | N
     begin = started_ns if from_ns is None else min(max(from_ns, started_ns), ended_ns - 1)
     end = ended_ns if to_ns is None else max(min(to_ns, ended_ns), begin + 1)
     return begin, end
+
+
+def _here(meta: RecordingMeta, part: Part, keys: list[Key]) -> npt.NDArray[np.bool_]:
+    """Which vCPUs are not those of a VM that had migrated away by the end of a tick, (keys, ticks); all if all had."""
+    away = {one.vm: moment for one in meta.migrations if (moment := away_from_ns(one)) is not None}
+    since_ns = np.array([away.get(vm_id, np.iinfo(np.int64).max) for vm_id, _ in keys], np.int64)
+    there = since_ns[:, None] >= part.edges_ns[None, 1:]
+    here: npt.NDArray[np.bool_] = there | ~there.any(axis=0)
+    return here
 
 
 def _series(

@@ -35,12 +35,14 @@ def tick_columns(
     stall: dict[Key, npt.NDArray[np.int64]],
     longest_ns: npt.NDArray[np.int64],
     most: npt.NDArray[np.int64],
+    here: npt.NDArray[np.bool_],
     fills: list[dict[str, int] | None],
     gpa: list[dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
     """One object per tick, as models.RecordingTick. keys: the vCPUs in the order of heat and stall.
 
-    most: how many of them stood still at once, at most; fills, gpa: of each tick.
+    most: how many of them stood still at once, at most; here: (keys, ticks), which of them count among all; fills, gpa:
+    of each tick.
     """
     row_of = {key: row for row, key in enumerate(keys)}
     rows = np.array([row_of.get(key, -1) for key in cells.keys] or [-1], np.int64)[cells.vcpu]
@@ -53,14 +55,16 @@ def tick_columns(
     stalls = np.array([stall.get(key, none) for key in keys], np.int64).reshape(len(keys), part.ticks)
     heat = np.maximum(p99_ns, _going_on(stalls, p99_ns.T > 0).T).tolist()
     shares = np.round(np.clip(stalls / lengths_ns, 0, 1), 4).T.tolist()
-    means = np.round(stalls.sum(axis=0) / lengths_ns, 4).tolist()
+    means = np.round((stalls * here).sum(axis=0) / lengths_ns, 4).tolist()
+    counted = here.sum(axis=0)
+    peaks = np.minimum(most, counted).tolist()
     return [
         {
             "time_ns": int(edges_ns[i] + lengths_ns[i] // 2),
             "modes": modes[i],
             "heat": [value or None for value in heat[i]],
             "stall": shares[i],
-            "stalled": {"mean": means[i], "peak": int(most[i]), "vcpus": len(keys)},
+            "stalled": {"mean": means[i], "peak": peaks[i], "vcpus": int(counted[i])},
             "fills": fills[i],
             "gpa": gpa[i],
         }
