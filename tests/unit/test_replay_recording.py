@@ -411,3 +411,20 @@ def test_a_source_begins_again(file: RecordingFile) -> None:
 
     asyncio.run(asyncio.wait_for(play(), 30))
     assert kinds[0] is Kind.HELLO and fresh[0] == 0 and fresh[1] > 50
+
+
+def test_a_player_that_catches_up_is_where_it_goes_to(tmp_path: Path) -> None:
+    file = write_recording(tmp_path / "r.parquet", synthetic_records(4000, seconds=100))
+    player = Player(file, Status("replay"))
+    said: list[int] = []
+
+    async def jump() -> None:
+        playing = asyncio.create_task(player.run(lambda _message: said.append(player.position().at_ns)))
+        player.play(paused=True)
+        player.seek(START_NS + 50 * S)
+        await asyncio.wait_for(player.shown.wait(), 60)
+        playing.cancel()
+
+    asyncio.run(jump())
+    assert len(said) > 100 and set(said) == {START_NS + 50 * S}
+    assert player.position().at_ns == START_NS + 50 * S

@@ -56,12 +56,14 @@ class Player:
         self._to_ns = max(file.meta.ended_ns, self._from_ns)
         self._at_ns = self._begun_ns = self._from_ns
         self._target_ns: int | None = self._from_ns
+        self._catching_up_ns: int | None = None  # the target that is being gone to
         self._changed = asyncio.Event()
         self.shown = asyncio.Event()
 
     def position(self) -> Position:
         """Where it is; after a `seek`, where it is going to."""
-        at_ns = self._at_ns if self._target_ns is None else self._target_ns
+        ahead_ns = self._catching_up_ns if self._target_ns is None else self._target_ns
+        at_ns = self._at_ns if ahead_ns is None else ahead_ns
         return Position(self.file.meta.id, at_ns, self._from_ns, self._to_ns, self.speed, self.paused)
 
     def seek(self, at_ns: int) -> None:
@@ -85,7 +87,9 @@ class Player:
             if self._target_ns is not None or synthesis is None:
                 target_ns, self._target_ns = self._from_ns if self._target_ns is None else self._target_ns, None
                 synthesis = None  # its memory is for the next one
+                self._catching_up_ns = target_ns
                 synthesis = await self._start(handle, target_ns)
+                self._catching_up_ns = None
                 played = time.monotonic()
             now = time.monotonic()
             until_ns = min(self._at_ns + int((now - played) * self.speed * 1e9), self._to_ns)
