@@ -93,7 +93,7 @@ def test_handlers_that_die(watch: Watch) -> None:
 @pytest.mark.parametrize(("mode", "option"), [(MODE_UFFD, []), (MODE_UFFD, ["--thread-id"]), (MODE_ASYNC, ["--async"])])
 def test_uffd_closed_under_waiting_vcpus(watch: Watch, mode: int, option: list[str], fault: str) -> None:
     """The kernel lets them go: one fault each, which no fill has ended; all others are the kernel's own."""
-    options = ["--hold-fault", "--close-uffd-after-ms", 200, "--vcpus", 4, "--pages", 400, "--fault", fault, *option]
+    options = ["--hold-fault", "--close-uffd-after-ms", 1500, "--vcpus", 4, "--pages", 400, "--fault", fault, *option]
     with watch.losing(), guest(*options) as process:
         wait_until(lambda: len(watch.numbers(process.pid)) == 1, "its VM")
         await_open(watch, process, 4)

@@ -21,7 +21,7 @@ from tests.kernel.harness import Watch, answer, finish, go, guest, of_ours, wait
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
 PAGES, VCPUS = 400, 2
-ENDLESS = ("--mode", "uffd", "--vcpus", 4, "--pages", 512, "--rounds", 0, "--think-us", 200)
+ENDLESS = ("--mode", "uffd", "--vcpus", 32, "--pages", 512, "--rounds", 0, "--think-us", 200)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def faults_of(pid: int) -> int:
 
 
 def test_a_foreign_vm_takes_no_slot_and_is_in_no_total_or_loss() -> None:
-    """There is room for our vCPUs alone, and the other VM has more."""
+    """There is room for our vCPUs and their threads alone, and the other VM has more."""
     with foreign_guest() as foreign, Watch(only=of_ours(), max_vcpus=VCPUS, max_vms=1) as watch:
         with watch.losing():
             before = faults_of(foreign)

@@ -179,8 +179,8 @@ static __always_inline struct thread *adopt_vcpu(u64 vcpu) {
         return 0;
     u32 vm_slot = vm_slot_of(kvm, mm);
     struct vm_totals *vm = vm_totals_of(vm_slot);
-    struct thread *thread = thread_or_new(current_tid());
-    if (!vm || !thread)
+    struct thread *thread = vm ? thread_or_new(current_tid()) : 0; /* none for a VM that is not traced */
+    if (!thread)
         return 0;
     thread->vcpu = vcpu;
     thread->mm = mm;
