@@ -117,7 +117,7 @@ def test_reads_of_more_events_than_one_run_of_the_program_looks_at(watch: Watch,
                 "--batch",
                 256,
                 "--delay-us",
-                300,
+                2000,  # long enough for the other vCPUs to come on a busy host, too
                 "--vcpus",
                 vcpus,
                 "--pages",

@@ -6,6 +6,7 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,8 +96,13 @@ def test_uffd_closed_under_waiting_vcpus(watch: Watch, mode: int, option: list[s
     """The kernel lets them go: one fault each, which no fill has ended; all others are the kernel's own."""
     options = ["--hold-fault", "--close-uffd-after-ms", 1500, "--vcpus", 4, "--pages", 400, "--fault", fault, *option]
     with watch.losing(), guest(*options) as process:
-        wait_until(lambda: len(watch.numbers(process.pid)) == 1, "its VM")
-        await_open(watch, process, 4)
+
+        def met() -> bool:
+            """Each vCPU waits; or has waited, if this process was too slow to see it."""
+            rows: Any = watch.observe(process.pid).vcpus if watch.numbers(process.pid) else []
+            return len(rows) == 4 and all(row["open_since_ns"] or row["series"]["count"][mode] for row in rows)
+
+        wait_until(met, "four vCPUs that wait")
         traces = watch.left_of(process.pid)
         report = finish(process)
         seen = watch.observe(process.pid)

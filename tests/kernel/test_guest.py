@@ -186,7 +186,7 @@ def test_delay_is_slept_in_every_fault(binary: Path, mode: str) -> None:
     report = run(binary, "--mode", mode, "--pages", 20, "--delay-us", 2000, "--fault-free-pass")
     (vcpu,) = report["vcpus"]
     assert vcpu["run_ns"] >= 20 * 2_000_000
-    assert report["fault_free_ns"] == vcpu["fault_free_ns"] < 20 * 2_000_000
+    assert report["fault_free_ns"] == vcpu["fault_free_ns"] < vcpu["run_ns"]
     report = run(binary, "--mode", mode, "--pages", 50, "--delay-us", 1000, "--delay-dist", "exp", "--seed", 3)
     assert report["vcpus"][0]["run_ns"] >= 50 * 1_000_000 / 2  # the same delays for the same seed
 

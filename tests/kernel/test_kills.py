@@ -72,7 +72,7 @@ def test_a_killed_server_loses_a_second_of_a_recording_at_most(start: Callable[.
             time.sleep(random.Random(number).uniform(0.7, 1.5))
             killed_ns = kill(product, "serve")
             path = product.socket.parent / "recordings" / f"{recording_id}.parquet"
-            wait_until(lambda path=path: bool(asked(path.exists)), "the recovered recording")  # type: ignore[misc]
+            wait_until(path.exists, "the recovered recording")
             assert_lost_a_second_at_most(path, killed_ns)
             wait_until(lambda: faults(product, workload.pid) > 0, "a server that answers again")
         finish(workload, signal.SIGTERM)

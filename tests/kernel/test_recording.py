@@ -17,6 +17,7 @@ import pytest
 from exitscope.recordings.columns import from_table
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.shelf import find
+from exitscope.recordings.spool import Kind, read_spool
 from exitscope_probes.guest.build import binary_path
 from exitscope_probes.isolated import python
 from exitscope_probes.records import MODES
@@ -118,8 +119,10 @@ def test_a_killed_collector_is_waited_for(tmp_path: Path, seed: int) -> None:
             first.kill()
             killed_ns = time.monotonic_ns()
             first.wait()
+            time_ns = time.monotonic_ns()
             with collecting(path):
-                time.sleep(1)
+                spool = Path(f"{output}.spool")
+                wait_until(lambda: last_fault_ns(spool) > time_ns, "a fault that another collector has seen")
                 recorder.send_signal(signal.SIGINT)
                 _, err = recorder.communicate(timeout=TIMEOUT_S)
         finish(workload, signal.SIGTERM)
@@ -131,6 +134,12 @@ def test_a_killed_collector_is_waited_for(tmp_path: Path, seed: int) -> None:
     begin_ns = pq.read_table(output, columns=["begin_ns"])["begin_ns"].to_numpy()
     assert (begin_ns > gap.to_ns).any() and (begin_ns < gap.from_ns).any()
     assert len({vm.id for vm in meta.vms}) == len(meta.vms), "the same VM is one VM"
+
+
+def last_fault_ns(spool: Path) -> int:
+    """When the newest fault of a recording in progress began."""
+    messages = [message for block in read_spool(spool) if block.kind is Kind.FRAMES for message in block.messages()]
+    return max((int(m.arrays["records"]["begin_ns"].max()) for m in messages if "records" in m.arrays), default=0)
 
 
 def test_a_full_disk_ends_the_recording_never_the_tracing(path: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -91,3 +92,15 @@ def test_the_locks_hold_what_the_project_asks_for(project: dict[str, Any]) -> No
             assert version in versions[re.sub(r"\[.*\]", "", package)], f"{dependency}: run `make lock`"
         assert all(len(versions[name]) == (3 if name == "numpy" else 1) for name in list(versions))
     assert locked("server.txt").items() <= locked("dev.txt").items()
+
+
+@pytest.mark.parametrize(
+    ("module", "foreign"),
+    [("exitscope_probes.commandline", ("exitscope", "click", "fastapi")), ("exitscope.cli", ("fastapi", "pyarrow"))],
+)
+def test_the_privileged_process_loads_nothing_of_the_server_and_no_command_what_it_does_not_need(
+    module: str, foreign: tuple[str, ...]
+) -> None:
+    code = f"import sys, {module}; print(sorted(sys.modules.keys() & {set(foreign)!r}))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
