@@ -16,6 +16,8 @@ import pytest
 from tests import tracefs
 from tests.capabilities import TITLES, Curable, absence
 
+pytest.register_assert_rewrite("tests.product", "tests.kernel.client", "tests.kernel.harness", "tests.kernel.migration")
+
 _SKIP_PREFIX = "absent capability: "
 _MUST_RUN = os.environ.get("CI") == "true" and os.geteuid() == 0
 _SESSION_VARIABLE = "EXITSCOPE_TEST_SESSION"  # inherited by every process that a test starts
