@@ -104,7 +104,7 @@ def test_a_disk_filled_by_others_is_said_and_waited_for(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("exitscope.recordings.library.finish", full)
+        patch.setattr("exitscope.recordings.apart.finish", full)
         patch.setattr("exitscope.recordings.shelf.os.replace", full)  # the reason cannot be written down either
         entry = asyncio.run(upkeep(library, "left", "failed"))
     assert "No space left on device" in entry.note

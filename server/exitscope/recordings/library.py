@@ -13,9 +13,9 @@ from typing import Final
 
 from ..errors import ApiError
 from ..framing import Frame
+from .apart import finish_by_size
 from .aside import Aside
 from .file import RecordingFile
-from .finish import finish
 from .meta import RecordingMeta, State
 from .preroll import Opening
 from .quiet import in_quiet_thread
@@ -345,7 +345,7 @@ class Library:
             again = self._again.pop(recording_id, _Again())
             try:
                 with claimed(spool):
-                    await in_quiet_thread(lambda: finish(str(spool), str(path)))
+                    await in_quiet_thread(lambda: finish_by_size(spool, path))
                     spool.unlink(missing_ok=True)
             except BlockingIOError:  # by another process
                 return
