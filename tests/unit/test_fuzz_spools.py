@@ -15,7 +15,7 @@ from hypothesis import given
 from exitscope.recordings.file import RecordingFile
 from exitscope.recordings.finish import finish
 from exitscope.recordings.recorder import head
-from exitscope.recordings.spool import Kind, SpoolError, SpoolWriter, read_spool
+from exitscope.recordings.spool import Block, Kind, SpoolError, SpoolWriter, read_spool
 from exitscope.recordings.synthesis import Synthesis
 
 from .mutations import draws, examples, hostile_bytes, hostile_json
@@ -97,3 +97,10 @@ def test_blocks_with_right_checksums(right: Path, draw: random.Random) -> None:
         blocks.append(block(one.kind, data, time_ns))
     path.write_bytes(b"".join(blocks))
     ask(path)
+
+
+@pytest.mark.parametrize("wall_ms", [-1, (1 << 53) + 1, (1 << 63) - 1])
+def test_a_moment_that_cannot_be_added_to_is_not_believed(wall_ms: int) -> None:
+    """With a migration in it, the recording was finished and could not be opened."""
+    head = Block(Kind.HEAD, 0, json.dumps({"name": "one", "started_wall_ms": wall_ms}).encode())
+    assert head.json() == {"name": "one"}

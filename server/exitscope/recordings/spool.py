@@ -37,6 +37,9 @@ _TYPES: Final[dict[str, Any]] = {
     "id": str, "name": str, "vm": str | None, "started_wall_ms": int, "load_average": int | float | None, "state": str,
     "note": str, "silent": bool, "vms": list,
 }  # fmt: skip
+_LATEST_WALL_MS: Final = 1 << 53
+"""What a browser takes as a moment exactly, and what further milliseconds can be added to."""
+
 _CODEC: Final = pa.Codec("zstd", compression_level=1)
 
 
@@ -67,7 +70,10 @@ class Block:
             said = parse(self.data)
         except ValueError:
             return {}
-        return {name: value for name, value in said.items() if isinstance(value, _TYPES.get(name, object))}
+        said = {name: value for name, value in said.items() if isinstance(value, _TYPES.get(name, object))}
+        if not 0 <= said.get("started_wall_ms", 0) <= _LATEST_WALL_MS:
+            del said["started_wall_ms"]
+        return said
 
     def messages(self) -> Iterator[Message]:
         """Of FRAMES. Raises WireError for garbage."""
