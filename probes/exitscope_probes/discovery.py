@@ -147,19 +147,19 @@ class Discovery:
                     vm.looked_ns = vm.scanned_ns = None
                     self._look_at(vm, [], 0)
 
-    def meet(self, rows: Rows) -> None:
-        """Know every VM of the rows, without a look at its process yet."""
+    def meet(self, rows: Rows) -> tuple[dict[int, int], dict[int, list[_Vcpu]]]:
+        """Know every VM of the rows, without a look at its process yet. Returns what _gathered does."""
         pid_of, vcpus_of = _gathered(rows)
         first_tid = {number: min((tid for _, _, tid, _ in vcpus), default=0) for number, vcpus in vcpus_of.items()}
         # By thread id, not by number: a restarted collector numbers the VMs of one process alike.
         for number in sorted(pid_of.keys() - self._vms.keys(), key=lambda n: (first_tid.get(n, 0), n)):
             self._vms[number] = self._meet(number, pid_of[number])
+        return pid_of, vcpus_of
 
     def describe(self, rows: Rows, now_ns: int) -> list[dict[str, Any]]:
         """Every VM of the rows, as wire.Kind.VMS wants it; state "gone" once it has ended."""
-        self.meet(rows)
         self._ended = rows.ended
-        pid_of, vcpus_of = _gathered(rows)
+        pid_of, vcpus_of = self.meet(rows)
         return [self._entry(self._vms[n], sorted(vcpus_of.get(n, [])), now_ns) for n in sorted(pid_of)]
 
     def forget(self, number: int) -> None:

@@ -2,9 +2,17 @@
 
 import ctypes
 import os
+import signal
 from typing import Any, Final
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PRCTL: Final = _LIBC.prctl  # looked up here: after a fork nothing that takes a lock may be called
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends; also right after a fork."""
+    _PRCTL(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def libc(function: str, *arguments: Any, result: Any = ctypes.c_int) -> int:

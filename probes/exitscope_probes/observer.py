@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from . import observing
 from .channel import Channel
 from .discovery import Rows
-from .libc import libc
+from .libc import die_with_parent
 from .notes import Notes
 from .only import ALL, Only
 from .vmids import VmIds
@@ -23,7 +23,6 @@ ANSWER_NS: Final = 15_000_000_000
 """An observer that does not answer for so long is started again; reads.py bounds what one user's processes take."""
 _RESTART_NS: Final = 1_000_000_000
 _MAX_LEFT: Final = 8  # observers that were killed and do not end: reads in uninterruptible sleep
-_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +204,7 @@ def _fork(keep: socket.socket, run: Callable[[], None]) -> int:
         return pid
     status = 1
     try:
-        libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent(signal.SIGKILL)
         if os.getppid() == parent:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # it ends when the collector does

@@ -59,7 +59,7 @@ def _collector(path: str) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]
         return
     if os.geteuid() != 0:
         raise UserError(f"no collector on {path}, and not root to start one: run `sudo exitscope record`")
-    from .privileges import die_with_parent
+    from exitscope_probes.libc import die_with_parent
 
     with tempfile.TemporaryDirectory(prefix="exitscope-record-") as directory:
         own_path = str(Path(directory) / "collector.sock")

@@ -4,19 +4,14 @@ import contextlib
 import ctypes
 import os
 import pwd
-import signal
 from pathlib import Path
 from typing import Final
 
+from exitscope_probes.libc import die_with_parent
+
 from .errors import UserError
 
-_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
-_PR_SET_NO_NEW_PRIVS: Final = 38
-
-
-def die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent process ends; for a child right after fork."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+_PR_SET_NO_NEW_PRIVS: Final = 38  # include/uapi/linux/prctl.h
 
 
 def drop_to(name: str, socket_path: str | None, has_parent: bool) -> None:

@@ -12,7 +12,8 @@ from itertools import repeat
 from types import FrameType
 from typing import Final
 
-from .privileges import die_with_parent
+from exitscope_probes.libc import die_with_parent
+
 from .serve import CHILD_VARIABLE
 
 _EARLY_S: Final = 3.0

@@ -10,6 +10,7 @@ import pytest
 from exitscope_probes.hooks import STRATEGIES
 from tests.kernel import harness
 from tests.kernel.harness import Watch
+from tests.product import Product, products
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,3 +47,10 @@ def watch(session_watch: Watch) -> Watch:
     """They have seen the guests of every other test, too: room is made for this one's."""
     session_watch.retire()
     return session_watch
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Product]]:
+    """start("run"): the whole product, as that command starts it; it ends with the test."""
+    with products() as started:
+        yield started

@@ -7,7 +7,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.kernel.harness import finish, guest, wait_until
-from tests.product import Product, products
+from tests.product import Product
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd")
 
 S = 1_000_000_000
 KILLS = 3
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Product]]:
-    with products() as start:
-        yield start
 
 
 def kill(product: Product, command: str) -> int:

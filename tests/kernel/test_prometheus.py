@@ -14,19 +14,13 @@ from typing import Any
 import pytest
 
 from tests.kernel.harness import TIMEOUT_S, finish, guest
-from tests.product import Product, products
+from tests.product import Product
 
 pytestmark = pytest.mark.needs("root", "bpf", "kvm", "uffd", "prometheus")
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "exitscope.rules.yml"
 PAGES = 4000
 NS_PER_S = 1_000_000_000
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Product]]:
-    with products() as start:
-        yield start
 
 
 class Prometheus:

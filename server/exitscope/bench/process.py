@@ -1,6 +1,5 @@
 """Child processes of a bench: none outlives it, whatever happens."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -8,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Final
 
+from exitscope_probes.libc import die_with_parent
+
 from ..serve import CHILD_VARIABLE
 
 _GRACE_S: Final = 10.0
-_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
-_LIBC: Final = ctypes.CDLL(None)
 
 
 @contextmanager
@@ -27,7 +26,7 @@ def child(
         stderr=errors,
         env=os.environ | {CHILD_VARIABLE: "1"},
         process_group=0,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 (takes no lock: see there)
+        preexec_fn=die_with_parent,  # noqa: PLW1509 (takes no lock: see there)
     )
     try:
         yield process
@@ -44,8 +43,3 @@ def end(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
-
-
-def _die_with_parent() -> None:
-    """privileges.die_with_parent for a process with threads: one system call, and no library is opened after fork."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from exitscope_probes.isolated import python
-from exitscope_probes.libc import libc
+from exitscope_probes.libc import die_with_parent
 
 from .finish import finish
 from .spool import SpoolError
 
 LARGE_BYTES: Final = 4 << 20
 """A spool of so many bytes is finished apart: below that it takes less than the process's own start."""
-
-_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 
 
 def finish_by_size(spool: Path, path: Path) -> None:
@@ -40,7 +38,7 @@ def finish_by_size(spool: Path, path: Path) -> None:
 
 def main(spool: str, path: str) -> int:
     """The process: what went wrong is said on stdout as JSON {"spool"} or {"errno", "reason"}."""
-    libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # the lock on the spool is the server's, and goes with it
+    die_with_parent(signal.SIGKILL)  # the lock on the spool is the server's, and goes with it
     try:
         finish(spool, path)
     except SpoolError as error:
